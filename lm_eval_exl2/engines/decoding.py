@@ -1,0 +1,238 @@
+"""Token-by-token decoding of many prompts with the torch engine.
+
+Prompts are taken in waves. The wave's distinct prompt positions are forwarded once, as a tree;
+then every step forwards one token per unfinished row as one packed row, without padding. Rows
+whose prompts share most of their keys stay together in a group that holds those keys once. A
+row that finishes leaves the step at once. Knows ids only, no text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import torch
+
+from lm_eval_exl2.engines.base import StepTooLargeError
+from lm_eval_exl2.engines.sampling import Sampler, make_sampler
+from lm_eval_exl2.engines.tree_attention import Block, KeyValueBuffer, Step, TreeKeys
+from lm_eval_exl2.errors import EngineMemoryError
+from lm_eval_exl2.plan import Budget, Targets, next_chunk
+from lm_eval_exl2.prefix_tree import build_tree
+from lm_eval_exl2.records import GeneratedToken
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from lm_eval_exl2.engines.torch_engine import TorchEngine
+    from lm_eval_exl2.records import GenerateRequest
+
+# A group attends rows x keys; it is split when that exceeds this multiple of what its rows need.
+_WASTE_LIMIT = 2.0
+
+
+@dataclass(slots=True)
+class Row:
+    """One request while it is being continued."""
+
+    sampler: Sampler
+    leaf: int
+    """Preorder position of the last prompt token."""
+    token_ids: list[int]
+    """Prompt and produced tokens; the last one has not been forwarded yet."""
+    produced: int = 0
+
+    @property
+    def request(self) -> GenerateRequest:
+        """The request this row answers."""
+        return self.sampler.request
+
+
+@dataclass(slots=True)
+class Group:
+    """Rows that share a buffer of keys and values."""
+
+    rows: list[Row]
+    buffer: KeyValueBuffer
+    visible_RK: torch.Tensor
+    """Which buffer entries each row may see."""
+    depths_K: torch.Tensor
+    active: list[int] = field(default_factory=list[int])
+    """Numbers of unfinished rows."""
+
+    def extend(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add one entry per active row, visible to that row alone.
+
+        Returns:
+            Visibility of all entries and their distance, each (active rows, entries).
+        """
+        device = self.visible_RK.device
+        new_R_A = torch.zeros(len(self.rows), len(self.active), dtype=torch.bool, device=device)
+        new_R_A[self.active, range(len(self.active))] = True
+        positions = [len(self.rows[number].token_ids) - 1 for number in self.active]
+        depths_A = torch.tensor(positions, device=device)
+        self.visible_RK = torch.cat([self.visible_RK, new_R_A], dim=1)
+        self.depths_K = torch.cat([self.depths_K, depths_A])
+        return self.visible_RK[self.active], depths_A[:, None] - self.depths_K
+
+    def compact(self) -> None:
+        """Drop entries that no active row can see."""
+        used = torch.nonzero(self.visible_RK[self.active].any(0)).flatten()
+        self.buffer.keep(used)
+        self.visible_RK, self.depths_K = self.visible_RK[:, used], self.depths_K[used]
+
+
+def decode_rows(
+    engine: TorchEngine,
+    requests: Iterable[GenerateRequest],
+    is_finished: Callable[[int, int], bool],
+    *,
+    max_rows: int,
+    max_batch_tokens: int,
+) -> Iterator[GeneratedToken]:
+    """Continue all prompts, wave by wave; see `Engine.generate`."""
+    waiting = iter(requests)
+    while wave := list(islice(waiting, max_rows)):
+        yield from _decode_wave(engine, wave, is_finished, max_batch_tokens)
+
+
+def _decode_wave(
+    engine: TorchEngine,
+    wave: Sequence[GenerateRequest],
+    is_finished: Callable[[int, int], bool],
+    max_batch_tokens: int,
+) -> Iterator[GeneratedToken]:
+    rows, groups, first_logits = _prefill(engine, wave, max_batch_tokens)
+    sizes = engine.counts.batch_sizes
+    sizes["generate_until"] = max(sizes.get("generate_until", 0), len(rows))
+    logits = first_logits
+    while rows:
+        kept: list[Row] = []
+        for row, token in zip(rows, _choose(rows, logits), strict=True):
+            row.token_ids.append(token)
+            row.produced += 1
+            is_last = is_finished(row.request.index, token)
+            is_last = is_last or row.produced >= row.request.max_new_tokens
+            yield GeneratedToken(row.request.index, token, is_last)
+            if not is_last:
+                kept.append(row)
+        rows = _retire(groups, kept)
+        if rows:
+            logits = _step(engine, groups, rows)
+
+
+@torch.inference_mode()
+def _choose(rows: Sequence[Row], logits_RV: torch.Tensor) -> list[int]:
+    """Choose every row's next token; the plain argmax of all rows is taken in one go."""
+    best = logits_RV.argmax(-1).tolist()
+    return [
+        token
+        if row.sampler.is_plain_greedy
+        else row.sampler.choose(logits, row.token_ids, row.produced)
+        for row, token, logits in zip(rows, best, logits_RV, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def _prefill(
+    engine: TorchEngine, wave: Sequence[GenerateRequest], max_batch_tokens: int
+) -> tuple[list[Row], list[Group], torch.Tensor]:
+    """Forward the distinct prompt positions of a wave; return rows, groups and first logits."""
+    prompts = [request.prompt_ids for request in wave]
+    tree, tails = build_tree(prompts, [1] * len(prompts))
+    rows = [
+        Row(make_sampler(request), tail[0], list(request.prompt_ids))
+        for request, tail in zip(wave, tails, strict=True)
+    ]
+    rows.sort(key=lambda row: row.leaf)
+    buffer, keys = KeyValueBuffer(), engine.no_keys()
+    leaves = [row.leaf for row in rows]
+    hidden: list[torch.Tensor] = []
+    budget, start = Budget(max_batch_tokens), 0
+    while start < len(tree):
+        chunk = next_chunk(tree, Targets(leaves, leaves), start, budget)
+        try:
+            states, keys = engine.forward_tree(buffer, keys, chunk)
+        except StepTooLargeError as error:
+            budget = _smaller(engine, Budget(len(chunk.token_ids)), error)
+            continue
+        hidden.append(states[list(chunk.targets.offsets)])
+        start = chunk.stop
+    groups = _split_into_groups(rows, buffer, keys)
+    return rows, groups, engine.logits(torch.cat(hidden))
+
+
+def _smaller(engine: TorchEngine, budget: Budget, error: StepTooLargeError) -> Budget:
+    engine.counts.retried += budget.tokens
+    smaller = budget.halved()
+    if smaller is None:
+        raise EngineMemoryError(
+            "the prompts of one batch do not fit into memory; use a smaller batch_size"
+        ) from error
+    return smaller
+
+
+def _split_into_groups(rows: list[Row], buffer: KeyValueBuffer, keys: TreeKeys) -> list[Group]:
+    """Group neighbouring rows as long as their shared buffer stays mostly useful to each."""
+    leaves = torch.tensor([row.leaf for row in rows], device=keys.positions.device)[:, None]
+    visible_RK = (keys.positions <= leaves) & (leaves < keys.ends)
+    own = visible_RK.sum(1).tolist()
+    bounds, first = [0], 0
+    union = visible_RK[0]
+    for number in range(1, len(rows)):
+        joined = union | visible_RK[number]
+        cost = int(joined.sum()) * (number + 1 - first)
+        if cost > _WASTE_LIMIT * sum(own[first : number + 1]):
+            bounds.append(number)
+            first, joined = number, visible_RK[number]
+        union = joined
+    bounds.append(len(rows))
+    groups: list[Group] = []
+    for low, high in zip(bounds, bounds[1:], strict=False):
+        used = torch.nonzero(visible_RK[low:high].any(0)).flatten()
+        groups.append(
+            Group(
+                rows=rows[low:high],
+                buffer=buffer.copy_of(used) if len(bounds) > 2 else buffer,
+                visible_RK=visible_RK[low:high][:, used],
+                depths_K=keys.depths[used],
+                active=list(range(high - low)),
+            )
+        )
+    return groups
+
+
+@torch.inference_mode()
+def _retire(groups: list[Group], kept: list[Row]) -> list[Row]:
+    """Let finished rows leave; return the unfinished ones in the order of their groups."""
+    still = {id(row) for row in kept}
+    for group in groups:
+        before = len(group.active)
+        group.active = [n for n in group.active if id(group.rows[n]) in still]
+        # Compacting costs a copy: worth it once half of the rows are gone.
+        if group.active and len(group.active) <= before // 2:
+            group.compact()
+    groups[:] = [group for group in groups if group.active]
+    return [group.rows[number] for group in groups for number in group.active]
+
+
+@torch.inference_mode()
+def _step(engine: TorchEngine, groups: list[Group], rows: Sequence[Row]) -> torch.Tensor:
+    """Forward the last token of every row; return logits (R, V)."""
+    step = Step([], [])
+    first = 0
+    for group in groups:
+        tokens = slice(first, first + len(group.active))
+        visible, distance = group.extend()
+        step.writes.append((group.buffer, tokens))
+        step.blocks.append(Block(group.buffer, tokens, None, visible, distance))
+        first = tokens.stop
+    positions = torch.tensor([len(row.token_ids) - 1 for row in rows], device=engine.device)
+    try:
+        hidden = engine.forward(step, [row.token_ids[-1] for row in rows], positions)
+    except StepTooLargeError as error:
+        raise EngineMemoryError(
+            f"decoding {len(rows)} sequences does not fit into memory; use a smaller batch_size"
+        ) from error
+    return engine.logits(hidden)

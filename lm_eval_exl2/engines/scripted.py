@@ -1,0 +1,116 @@
+"""An engine without a model: next-token distributions computed from the prefix by hashing.
+
+For tests of everything above the engines and for dry runs (`pretrained` weights are never read).
+It keeps the same promises as a real engine and checks that callers keep theirs: chunks arrive in
+preorder without gaps, and every token's prefix is known when it is forwarded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import TYPE_CHECKING
+
+from lm_eval_exl2.engines.base import StepTooLargeError
+from lm_eval_exl2.records import (
+    ChunkScores,
+    EngineInfo,
+    GeneratedToken,
+    GenerateRequest,
+    PackedChunk,
+    TokenCounts,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+
+def scripted_logits(prefix: Sequence[int], vocab_size: int) -> list[float]:
+    """Return pseudo-random logits that depend on the whole prefix and nothing else."""
+    seed = hashlib.sha256(",".join(map(str, prefix)).encode()).digest()
+    stream = hashlib.shake_256(seed).digest(2 * vocab_size)
+    return [
+        int.from_bytes(stream[2 * token : 2 * token + 2], "big") / 8192
+        for token in range(vocab_size)
+    ]
+
+
+class ScriptedEngine:
+    """Answers like a model whose logits are `scripted_logits`."""
+
+    def __init__(
+        self, *, vocab_size: int = 8, max_length: int = 64, capacity: int | None = None
+    ) -> None:
+        """Make an engine.
+
+        Args:
+            vocab_size: Number of token ids.
+            max_length: Longest sequence.
+            capacity: Most tokens per step before it reports to be out of memory.
+        """
+        self.info = EngineInfo(
+            "scripted", "1", "none", "float64", "none", max_length, vocab_size, 0
+        )
+        self.counts = TokenCounts()
+        self._capacity = capacity
+        self._path: list[tuple[int, int, int]] = []  # (position, end, token) of open ancestors
+        self._expected_start = 0
+
+    def score(self, chunk: PackedChunk) -> ChunkScores:
+        """See `Engine.score`."""
+        if self._capacity is not None and len(chunk.token_ids) > self._capacity:
+            raise StepTooLargeError
+        if chunk.start == 0:
+            self._path, self._expected_start = [], 0
+        if chunk.start != self._expected_start:
+            raise AssertionError(f"chunk starts at {chunk.start}, not {self._expected_start}")
+        prefixes = [self._advance(chunk, offset) for offset in range(len(chunk.token_ids))]
+        self._expected_start = chunk.stop
+        self.counts.forwarded += len(chunk.token_ids)
+        pairs = [
+            self._score(prefixes[offset], token)
+            for offset, token in zip(chunk.targets.offsets, chunk.targets.token_ids, strict=True)
+        ]
+        return ChunkScores([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+
+    def score_naively(self, token_ids: Sequence[int], targets: int) -> ChunkScores:
+        """See `Engine.score_naively`."""
+        first = len(token_ids) - targets
+        pairs = [
+            self._score(token_ids[:place], token_ids[place])
+            for place in range(first, len(token_ids))
+        ]
+        return ChunkScores([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+
+    def generate(
+        self, requests: Iterable[GenerateRequest], is_finished: Callable[[int, int], bool]
+    ) -> Iterator[GeneratedToken]:
+        """See `Engine.generate`; greedy, one request after the other."""
+        for request in requests:
+            ids = list(request.prompt_ids)
+            for number in range(request.max_new_tokens):
+                logits = scripted_logits(ids, self.info.vocab_size)
+                token = logits.index(max(logits))
+                ids.append(token)
+                last = number + 1 == request.max_new_tokens
+                last = is_finished(request.index, token) or last
+                yield GeneratedToken(request.index, token, last)
+                if last:
+                    break
+
+    def close(self) -> None:
+        """Do nothing: there is no memory to free."""
+
+    def _advance(self, chunk: PackedChunk, offset: int) -> list[int]:
+        """Move to a token and return its whole prefix."""
+        position = chunk.start + offset
+        self._path = [entry for entry in self._path if entry[1] > position]
+        if len(self._path) != chunk.depths[offset]:
+            raise AssertionError(f"position {position} lacks some of its ancestors")
+        self._path.append((position, chunk.ends[offset], chunk.token_ids[offset]))
+        return [token for _, _, token in self._path]
+
+    def _score(self, prefix: Sequence[int], token: int) -> tuple[float, bool]:
+        logits = scripted_logits(prefix, self.info.vocab_size)
+        total = math.log(math.fsum(math.exp(value) for value in logits))
+        return logits[token] - total, logits.index(max(logits)) == token

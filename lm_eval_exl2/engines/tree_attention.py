@@ -1,0 +1,281 @@
+"""Attention over packed prefix trees, plugged into transformers' attention interface.
+
+transformers computes queries, keys and values of all tokens of a step as one packed row and
+hands them to `tree_attention`, which lets each query see exactly the keys of its own sequence:
+its ancestors in the tree and itself, within the layer's sliding window if it has one. Work is
+split into blocks of queries that share most of their keys. Soft-capping and grouped key-value
+heads are handled here; positions (RoPE or learned) are the model's own business.
+
+Shapes: H query heads, G key-value heads, T tokens of the step, Q queries and K keys of a block,
+D head size; the batch dimension is always 1.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ATTENTION_NAME = "exl2_tree"
+QUERIES_PER_BLOCK = 128
+
+
+class KeyValueBuffer:
+    """Keys and values of one set of sequences, per layer, in the order they were written."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def write(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write behind the committed entries; return all keys and values (1, G, length + T, D).
+
+        Nothing counts as written until `commit`, so a step that fails leaves the buffer as it was.
+        """
+        used = self.length + keys.shape[2]
+        stored = self._layers.get(layer)
+        if stored is None or stored[0].shape[2] < used:
+            stored = (self._grown(stored, 0, keys, used), self._grown(stored, 1, values, used))
+            self._layers[layer] = stored
+        stored[0][:, :, self.length : used] = keys
+        stored[1][:, :, self.length : used] = values
+        return stored[0][:, :, :used], stored[1][:, :, :used]
+
+    def _grown(
+        self,
+        stored: tuple[torch.Tensor, torch.Tensor] | None,
+        which: int,
+        new: torch.Tensor,
+        used: int,
+    ) -> torch.Tensor:
+        """Allocate room for at least `used` entries, growing by half, and copy what is there."""
+        capacity = used if stored is None else max(used, stored[which].shape[2] * 3 // 2)
+        grown = new.new_empty(new.shape[0], new.shape[1], capacity, new.shape[3])
+        if stored is not None:
+            grown[:, :, : self.length] = stored[which][:, :, : self.length]
+        return grown
+
+    def commit(self, count: int) -> None:
+        """Make the last written `count` entries permanent."""
+        self.length += count
+
+    def keep(self, entries: torch.Tensor) -> None:
+        """Keep only the given entries, in the given order."""
+        for keys, values in self._layers.values():
+            keys[:, :, : len(entries)] = keys.index_select(2, entries)
+            values[:, :, : len(entries)] = values.index_select(2, entries)
+        self.length = len(entries)
+
+    def copy_of(self, entries: torch.Tensor) -> KeyValueBuffer:
+        """Return a new buffer with the given entries."""
+        copy = KeyValueBuffer()
+        copy.length = len(entries)
+        copy._layers = {
+            layer: (keys.index_select(2, entries), values.index_select(2, entries))
+            for layer, (keys, values) in self._layers.items()
+        }
+        return copy
+
+
+@dataclass(slots=True)
+class Block:
+    """Queries of a step that are answered in one attention call."""
+
+    buffer: KeyValueBuffer
+    queries: slice
+    """Which tokens of the step."""
+    keys: torch.Tensor | None
+    """Which entries of the buffer, after writing; None for all."""
+    visible_QK: torch.Tensor
+    """Whether a query may see a key."""
+    distance_QK: torch.Tensor
+    """How many positions a key lies before a query; only read where `visible_QK` is true."""
+    _masks: dict[tuple[int | None, int], torch.Tensor] = field(
+        default_factory=dict[tuple[int | None, int], torch.Tensor]
+    )
+
+    def mask(self, window: int | None, repeats: int) -> torch.Tensor:
+        """Return the boolean mask of a layer, made once per step.
+
+        Args:
+            window: The layer's sliding window; None without one.
+            repeats: Query heads per key-value head; the mask's rows are repeated that often.
+        """
+        if (window, repeats) not in self._masks:
+            inside = self.visible_QK
+            if window is not None:
+                # transformers admits the `window` most recent keys, the query's own included.
+                inside = inside & (self.distance_QK < window)
+            self._masks[window, repeats] = inside.repeat(repeats, 1)
+        return self._masks[window, repeats]
+
+
+@dataclass(slots=True)
+class Step:
+    """Where the tokens of one forward are written and what each may see."""
+
+    writes: list[tuple[KeyValueBuffer, slice]]
+    blocks: list[Block]
+
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        options: AttentionOptions,
+    ) -> torch.Tensor:
+        """Return the attention output (1, H, T, D) of one layer."""
+        stored = {
+            id(buffer): buffer.write(layer, key[:, :, tokens], value[:, :, tokens])
+            for buffer, tokens in self.writes
+        }
+        output = torch.empty_like(query[..., : value.shape[-1]])
+        for block in self.blocks:
+            keys, values = stored[id(block.buffer)]
+            if block.keys is not None:
+                keys, values = keys.index_select(2, block.keys), values.index_select(2, block.keys)
+            mask = block.mask(options.window, query.shape[1] // keys.shape[1])
+            output[:, :, block.queries] = _attend_block(
+                query[:, :, block.queries], keys, values, mask, options
+            )
+        return output
+
+    def commit(self) -> None:
+        """Make what was written in all layers permanent."""
+        for buffer, tokens in self.writes:
+            buffer.commit(tokens.stop - tokens.start)
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionOptions:
+    """What a layer asks of attention."""
+
+    scaling: float
+    window: int | None
+    softcap: float | None
+
+
+def _attend_block(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor,
+    options: AttentionOptions,
+) -> torch.Tensor:
+    """Return (1, H, Q, D); query heads that share a key-value head are folded into its queries."""
+    heads, kv_heads, count = query.shape[1], keys.shape[1], query.shape[2]
+    folded = query.reshape(1, kv_heads, heads // kv_heads * count, query.shape[3])
+    if options.softcap is None:
+        result = F.scaled_dot_product_attention(
+            folded, keys, values, attn_mask=mask, scale=options.scaling
+        )
+    else:
+        scores = folded @ keys.transpose(2, 3) * options.scaling
+        scores = torch.tanh(scores / options.softcap) * options.softcap
+        scores = scores.masked_fill(~mask, float("-inf"))
+        result = F.softmax(scores, dim=-1, dtype=torch.float32).to(values.dtype) @ values
+    return result.reshape(1, heads, count, -1)
+
+
+_current_step: ContextVar[Step] = ContextVar("exl2_current_step")
+
+
+def tree_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Answer a layer of transformers; the signature is that of its attention interface."""
+    scaling = options.get("scaling")
+    chosen = AttentionOptions(
+        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        window=options.get("sliding_window"),
+        softcap=options.get("softcap"),
+    )
+    output = _current_step.get().attend(module.layer_idx, query, key, value, chosen)
+    return output.transpose(1, 2).contiguous(), None
+
+
+def register() -> None:
+    """Make `attn_implementation="exl2_tree"` known to transformers."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(ATTENTION_NAME, tree_attention)
+    AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)
+
+
+def _no_mask(*_args: Any, **_options: Any) -> None:
+    """Build no mask: steps know what is visible."""
+
+
+class using_step:  # noqa: N801 - a context manager, named as it reads
+    """Make a step the current one for the forwards inside the `with` block."""
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+
+    def __enter__(self) -> None:
+        self._token = _current_step.set(self._step)
+
+    def __exit__(self, *_error: object) -> None:
+        _current_step.reset(self._token)
+
+
+@dataclass(slots=True)
+class TreeKeys:
+    """Preorder position, subtree end and depth of buffered tree positions, as tensors (K,)."""
+
+    positions: torch.Tensor
+    ends: torch.Tensor
+    depths: torch.Tensor
+
+    def select(self, entries: torch.Tensor) -> TreeKeys:
+        """Return the given entries."""
+        return TreeKeys(self.positions[entries], self.ends[entries], self.depths[entries])
+
+    def joined(self, other: TreeKeys) -> TreeKeys:
+        """Return the entries of both."""
+        return TreeKeys(
+            torch.cat([self.positions, other.positions]),
+            torch.cat([self.ends, other.ends]),
+            torch.cat([self.depths, other.depths]),
+        )
+
+    def open_at(self, position: int) -> torch.Tensor:
+        """Return the entries that are ancestors of a preorder position."""
+        return torch.nonzero((self.positions < position) & (self.ends > position)).flatten()
+
+
+def tree_blocks(buffer: KeyValueBuffer, keys: TreeKeys, queries: TreeKeys) -> Iterator[Block]:
+    """Split the queries of a chunk into blocks and find the keys each block needs.
+
+    Args:
+        buffer: Holds the entries of `keys`, the chunk's own last.
+        keys: All entries, the chunk's own included.
+        queries: The chunk's own entries.
+    """
+    for first in range(0, len(queries.positions), QUERIES_PER_BLOCK):
+        part = slice(first, min(first + QUERIES_PER_BLOCK, len(queries.positions)))
+        low, high = int(queries.positions[part.start]), int(queries.positions[part.stop - 1])
+        needed = torch.nonzero((keys.positions <= high) & (keys.ends > low)).flatten()
+        chosen = keys.select(needed)
+        own = queries.positions[part, None]
+        yield Block(
+            buffer=buffer,
+            queries=part,
+            keys=needed if len(needed) < len(keys.positions) else None,
+            visible_QK=(chosen.positions <= own) & (own < chosen.ends),
+            distance_QK=queries.depths[part, None] - chosen.depths,
+        )

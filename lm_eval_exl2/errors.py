@@ -1,0 +1,37 @@
+"""The errors a user can meet, each also a standard class that callers already catch.
+
+Every text says what was found, what was expected and what to do. Errors carry one plain string,
+so they survive pickling between processes. This module imports nothing.
+"""
+
+
+class Exl2EvalError(Exception):
+    """Base of all errors this package raises on purpose."""
+
+
+class OptionError(Exl2EvalError, ValueError):
+    """A model argument or command line option is unknown, malformed or contradicts another."""
+
+
+class MissingDependencyError(Exl2EvalError, ImportError):
+    """An optional package is needed and not installed."""
+
+
+class ModelFormatError(Exl2EvalError, ValueError):
+    """A checkpoint is damaged, incomplete or of a kind that cannot be evaluated exactly."""
+
+
+class RequestError(Exl2EvalError, ValueError):
+    """A request of the harness cannot be answered as it stands (too long, not supported)."""
+
+
+class CacheMismatchError(Exl2EvalError, ValueError):
+    """A response cache holds answers of another checkpoint, tokenizer or set of options."""
+
+
+class EngineMemoryError(Exl2EvalError, RuntimeError):
+    """A step did not fit into memory, even as small as it can be made."""
+
+
+class ScoreError(Exl2EvalError, RuntimeError):
+    """The model produced something that must not become a score (NaN, infinity)."""

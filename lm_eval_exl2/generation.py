@@ -1,0 +1,167 @@
+"""Prompts -> continuations: what to ask the engine, when to stop, what text to give back.
+
+Knows ids and strings; the engine decides how rows share forwards. Reasoning is stripped before
+stop strings apply, and stop strings are not looked for inside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lm_eval_exl2.records import GenerateRequest
+from lm_eval_exl2.stops import StopScanner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from lm_eval_exl2.encode import Encoder, TextStream
+    from lm_eval_exl2.engines.base import Engine
+
+
+class Prompt(NamedTuple):
+    """A prompt to continue and how."""
+
+    index: int
+    token_ids: list[int]
+    max_new_tokens: int
+    min_new_tokens: int
+    until: list[str]
+    """Stop strings."""
+    sampling: Mapping[str, Any]
+    """transformers' sampling parameters; empty for greedy decoding."""
+
+
+class Continuation(NamedTuple):
+    """What the engine produced for a prompt, EOS token excluded."""
+
+    index: int
+    token_ids: list[int]
+
+
+@dataclass(slots=True)
+class _Watch:
+    """Decides, token by token, when one request is finished."""
+
+    stream: TextStream
+    scanner: StopScanner
+    eos_ids: frozenset[int]
+    min_new_tokens: int
+    think_end: str | int | None
+    token_ids: list[int] = field(default_factory=list[int])
+    _text: str = ""
+
+    def is_finished(self, token_id: int) -> bool:
+        """Take a token; return whether it ends the request."""
+        if token_id in self.eos_ids and len(self.token_ids) >= self.min_new_tokens:
+            return True
+        self.token_ids.append(token_id)
+        piece = self.stream.push(token_id)
+        if self.think_end is not None:
+            piece = self._after_reasoning(token_id, piece)
+        return self.scanner.feed(piece)
+
+    def _after_reasoning(self, token_id: int, piece: str) -> str:
+        """Return what of a piece lies behind the end of the reasoning."""
+        if isinstance(self.think_end, str):
+            self._text += piece
+            _, ended, rest = self._text.partition(self.think_end)
+        else:
+            ended, rest = token_id == self.think_end, ""
+        if ended:
+            self.think_end = None
+        return rest
+
+
+def generate(
+    prompts: Sequence[Prompt],
+    engine: Engine,
+    encoder: Encoder,
+    *,
+    eos_ids: frozenset[int],
+    think_end: str | int | None = None,
+    seed: int = 1234,
+) -> Iterator[Continuation]:
+    """Continue all prompts, yielding each when it is finished, in no particular order.
+
+    Args:
+        prompts: What to continue; neighbours in the engine are those with common beginnings.
+        engine: Produces tokens.
+        encoder: Turns tokens into text to look for stop strings in.
+        eos_ids: Tokens that end any text.
+        think_end: Token or string before which stop strings do not count.
+        seed: With a prompt's own content and repeat number, the seed of its random stream.
+    """
+    watches = {
+        prompt.index: _Watch(
+            encoder.stream(),
+            StopScanner(prompt.until),
+            eos_ids,
+            prompt.min_new_tokens,
+            think_end,
+        )
+        for prompt in prompts
+    }
+    seeds = _seeds(prompts, seed)
+    ordered = sorted(prompts, key=lambda prompt: (prompt.token_ids, prompt.index))
+    requests = (
+        GenerateRequest(
+            index=prompt.index,
+            prompt_ids=prompt.token_ids,
+            max_new_tokens=prompt.max_new_tokens,
+            sampling=prompt.sampling,
+            seed=seeds[prompt.index],
+            min_new_tokens=prompt.min_new_tokens,
+            stop_ids=eos_ids,
+        )
+        for prompt in ordered
+    )
+
+    def is_finished(index: int, token_id: int) -> bool:
+        return watches[index].is_finished(token_id)
+
+    for token in engine.generate(requests, is_finished):
+        if token.is_last:
+            yield Continuation(token.index, watches.pop(token.index).token_ids)
+
+
+def _seeds(prompts: Sequence[Prompt], seed: int) -> dict[int, int]:
+    """Give each prompt a seed that depends on its content and repeat number, not on order."""
+    repeats: Counter[str] = Counter()
+    seeds: dict[int, int] = {}
+    for prompt in prompts:
+        content = json.dumps([prompt.token_ids, dict(prompt.sampling)], sort_keys=True)
+        text = f"{seed}|{repeats[content]}|{content}"
+        repeats[content] += 1
+        digest = hashlib.sha256(text.encode()).digest()
+        seeds[prompt.index] = int.from_bytes(digest[:8], "big") >> 1
+    return seeds
+
+
+def text_of(
+    token_ids: list[int],
+    encoder: Encoder,
+    *,
+    think_end: str | int | None,
+    skip_special_tokens: bool,
+    cut: Callable[[str, str | None], str],
+) -> str:
+    """Return the text of a continuation, reasoning stripped first, stop strings cut after.
+
+    Args:
+        token_ids: Produced tokens without EOS.
+        encoder: Decodes them.
+        think_end: Token or string that ends the reasoning.
+        skip_special_tokens: Leave special tokens out of the text.
+        cut: Removes reasoning up to a string and cuts at stop strings (the harness's function).
+    """
+    if isinstance(think_end, int):
+        if think_end in token_ids:
+            token_ids = token_ids[len(token_ids) - token_ids[::-1].index(think_end) :]
+        text = encoder.decode(token_ids, skip_special_tokens=skip_special_tokens)
+        return cut(text.lstrip(), None)
+    text = encoder.decode(token_ids, skip_special_tokens=skip_special_tokens)
+    return cut(text, think_end)

@@ -1,0 +1,387 @@
+"""`--model exl2`: the harness's words in and out, nothing else.
+
+Translates Instances to token requests and results back. Splitting of pairs, rolling windows,
+generation arguments and the cutting of generated text are the harness's own functions. What is
+computed and how is the business of `scoring`, `generation` and the engines.
+"""
+# The harness ships no types: what crosses its edge is `Any` here and nowhere else.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+# Registering before the built-in models are would keep them from ever being registered.
+import lm_eval.models
+from lm_eval.api.model import CacheHook, TemplateLM
+from lm_eval.api.registry import register_model
+from lm_eval.models.utils import configure_pad_token, postprocess_generated_text, truncate_tokens
+from tqdm import tqdm
+
+from lm_eval_exl2 import __version__, chat, generation, scoring
+from lm_eval_exl2.cache_guard import check_cache
+from lm_eval_exl2.checkpoint import Checkpoint
+from lm_eval_exl2.checkpoint.locate import locate
+from lm_eval_exl2.encode import Encoder, load_tokenizer
+from lm_eval_exl2.engines.select import open_engine
+from lm_eval_exl2.errors import OptionError, RequestError
+from lm_eval_exl2.options import parse_options
+from lm_eval_exl2.plan import Budget
+from lm_eval_exl2.prompts import PromptMaker
+from lm_eval_exl2.provenance import describe, resolve_window
+from lm_eval_exl2.records import ScoreRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lm_eval.api.instance import Instance
+
+    from lm_eval_exl2.encode import Encoded
+
+logger = logging.getLogger(__name__)
+
+Answer = tuple[float, bool]
+
+
+@register_model("exl2")
+class Exl2LM(TemplateLM):
+    """Evaluates EXL2, 4-bit GPTQ and unquantized checkpoints; arguments are in `options`."""
+
+    backend = "causal"
+
+    def __init__(self, pretrained: str | None = None, **model_args: Any) -> None:
+        """Load checkpoint and tokenizer.
+
+        Args:
+            pretrained: Directory, hub id, or `demo`.
+            **model_args: The options of `lm_eval_exl2.options.Options`, in `hf`'s words.
+
+        Raises:
+            Exl2EvalError: in one line, what was found, what was expected and what to do.
+        """
+        super().__init__()
+        if pretrained is not None:
+            model_args["pretrained"] = pretrained
+        self.options = options = parse_options(model_args)
+        _refuse_several_processes()
+        self._location = locate(
+            options.pretrained, revision=options.revision, subfolder=options.subfolder
+        )
+        self.checkpoint = Checkpoint(self._location.directory)
+        self.tokenizer: Any = load_tokenizer(options, self._location.directory)
+        self.encoder = Encoder(
+            self.tokenizer,
+            add_bos_token=options.add_bos_token,
+            prefix_token_id=options.prefix_token_id,
+        )
+        self.engine = open_engine(self.checkpoint, options)
+        self._device = self.engine.info.device
+        self._window = resolve_window(options, self.engine.info, self.tokenizer)
+        self.think_end = chat.resolve_think_end(self.tokenizer, options.think_end_token)
+        self._budget = Budget(
+            options.max_batch_tokens, options.batch_size or options.max_batch_size
+        )
+        self.tokenizer = configure_pad_token(self.tokenizer)
+        self._chat = chat.ChatTemplates(
+            self.tokenizer, options.chat_template_args, enable_thinking=options.enable_thinking
+        )
+        logger.info(
+            "%s: %s, engine %s on %s in %s, window %d tokens",
+            options.pretrained,
+            self.checkpoint.kind,
+            self.engine.info.name,
+            self.engine.info.device,
+            self.engine.info.dtype,
+            self._window,
+        )
+
+    # -- what the harness reads ------------------------------------------------------------
+
+    @property
+    def eot_token_id(self) -> int:
+        """Token that ends a text."""
+        return self.tokenizer.eos_token_id
+
+    @property
+    def prefix_token_id(self) -> int:
+        """Token that stands before an empty context: the one given, else BOS, else EOS."""
+        return self.encoder.prefix_token_id
+
+    @property
+    def max_length(self) -> int:
+        """Context window in tokens."""
+        return self._window
+
+    @property
+    def max_gen_toks(self) -> int:
+        """Tokens to generate where a task does not say."""
+        return self.options.max_gen_toks
+
+    @property
+    def batch_size(self) -> int | str:
+        """Sequences per forward, or `auto` for the token budget."""
+        return self._budget.rows or "auto"
+
+    @property
+    def batch_sizes(self) -> dict[str, int]:
+        """Most sequences that shared a forward, by kind of request."""
+        return self.engine.counts.batch_sizes
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Name under which the harness caches requests: tokenizer, its content and templates."""
+        name = str(getattr(self.tokenizer, "name_or_path", "") or "tokenizer")
+        content = self.encoder.fingerprint()[:12]
+        return f"{name.replace('/', '__')}__{content}__{self._chat.fingerprint()[:12]}"
+
+    @cached_property
+    def _digest(self) -> str:
+        return self.checkpoint.digest()
+
+    def get_model_info(self) -> dict[str, Any]:
+        """Return what was evaluated and how, for `results.json`."""
+        return describe(
+            self.options, self.checkpoint, self.engine.info, self._location, self._digest
+        ) | {
+            "max_length": self._window,
+            "tokens_forwarded": self.engine.counts.forwarded,
+            "tokens_retried": self.engine.counts.retried,
+        }
+
+    def set_cache_hook(self, cache_hook: CacheHook) -> None:
+        """Take the harness's response cache, unless it holds another model's answers.
+
+        Raises:
+            CacheMismatchError: naming what differs.
+        """
+        if cache_hook.dbdict is not None:
+            check_cache(
+                cache_hook.dbdict,
+                {
+                    "checkpoint": self._digest,
+                    "tokenizer": self.encoder.fingerprint(),
+                    "options": repr(self._answer_options()),
+                    "lm_eval_exl2": __version__,
+                },
+            )
+        super().set_cache_hook(cache_hook)
+
+    def _answer_options(self) -> tuple[Any, ...]:
+        """Settings that change answers without showing in a request."""
+        info, options = self.engine.info, self.options
+        return (
+            info.name,
+            info.dtype,
+            self._window,
+            options.max_gen_toks,
+            options.truncation,
+            options.truncation_side,
+            self.think_end,
+            options.skip_special_tokens,
+            options.seed,
+        )
+
+    # -- text ------------------------------------------------------------------------------
+
+    def tok_encode(
+        self,
+        string: str,
+        add_special_tokens: bool | None = None,
+        left_truncate_len: int | None = None,
+        **_kwargs: Any,
+    ) -> list[int]:
+        """Encode a string; see `HFLM.tok_encode`."""
+        ids = self.encoder.tok_encode(string, add_special_tokens)
+        return ids[-left_truncate_len:] if left_truncate_len else ids
+
+    def tok_decode(self, tokens: list[int], skip_special_tokens: bool = True) -> str:
+        """Decode ids; see `HFLM.tok_decode`."""
+        return self.tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens)
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """Select a chat template by name and remember it for `apply_chat_template`.
+
+        Raises:
+            OptionError: the tokenizer has none.
+        """
+        if chat_template:
+            self._chat.require()
+        selected = super().chat_template(chat_template)
+        self._chat.selected = selected or None
+        return selected
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """Render a conversation with the selected template; see `HFLM.apply_chat_template`."""
+        return self._chat.render(chat_history, add_generation_prompt=add_generation_prompt)
+
+    # -- log-likelihood --------------------------------------------------------------------
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Answer]:
+        """Score continuations; see `TemplateLM.loglikelihood`.
+
+        Raises:
+            RequestError: a continuation longer than the window, or thinking switched on.
+        """
+        if self.options.enable_thinking:
+            tasks = ", ".join(sorted({str(r.task_name) for r in requests if r.task_name}))
+            raise RequestError(
+                f"enable_thinking=True cannot be used with log-likelihood tasks ({tasks}); "
+                "leave it out or choose generative tasks"
+            )
+        pairs = self.encoder.encode_pairs(requests, disable_tqdm=self._quiet(disable_tqdm))
+        return self._loglikelihood_tokens(pairs, disable_tqdm=disable_tqdm)
+
+    def _loglikelihood_tokens(
+        self, requests: list[Encoded], disable_tqdm: bool = False, **_kwargs: Any
+    ) -> list[Answer]:
+        answers: list[Answer] = [(0.0, True)] * len(requests)
+        with self._progress(len(requests), "loglikelihood", disable_tqdm) as progress:
+            for index, answer in self._score(requests):
+                answers[index] = answer
+                text = requests[index][0]
+                if text is not None:
+                    self.cache_hook.add_partial("loglikelihood", text, answer)
+                self._advance(progress)
+        return answers
+
+    def loglikelihood_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[float]:
+        """Score whole documents in the harness's windows; see `LM.loglikelihood_rolling`."""
+        windows: list[Encoded] = []
+        document_of: list[int] = []
+        for number, request in enumerate(requests):
+            cut = self.encoder.encode_windows(request.args[0], self._window)
+            windows.extend(cut)
+            document_of.extend([number] * len(cut))
+        waiting = [document_of.count(number) for number in range(len(requests))]
+        parts: list[list[float]] = [[] for _ in requests]
+        with self._progress(len(requests), "loglikelihood_rolling", disable_tqdm) as progress:
+            for index, (logprob, _) in self._score(windows):
+                number = document_of[index]
+                parts[number].append(logprob)
+                if len(parts[number]) == waiting[number]:
+                    total = math.fsum(parts[number])
+                    text = requests[number].args[0]
+                    self.cache_hook.add_partial("loglikelihood_rolling", (text,), total)
+                    self._advance(progress)
+        return [math.fsum(part) for part in parts]
+
+    def _score(self, requests: list[Encoded]) -> Iterator[tuple[int, Answer]]:
+        """Yield (index, answer) for all requests, those with nothing to score first."""
+        wanted: list[ScoreRequest] = []
+        cut = longest = 0
+        for index, (_, context, target) in enumerate(requests):
+            if not target:
+                yield index, (0.0, True)  # the empty product: nothing was asked
+                continue
+            if len(target) > self._window:
+                raise RequestError(
+                    f"a continuation has {len(target)} tokens, but the window holds "
+                    f"{self._window}; raise max_length or drop the document"
+                )
+            # As in `hf`: the window holds max_length inputs, and the last token is not one.
+            kept = truncate_tokens([*context, *target], self._window + 1, side="left")
+            surplus = len(context) + len(target) - len(kept)
+            cut, longest = cut + bool(surplus), max(longest, surplus)
+            split = len(kept) - len(target)
+            wanted.append(ScoreRequest(index, kept[:split], kept[split:]))
+        if cut:
+            logger.warning(
+                "%d of %d requests exceed max_length=%d; up to %d tokens were cut from the left",
+                cut,
+                len(requests),
+                self._window,
+                longest,
+            )
+        self._check_ids(wanted)
+        for score in scoring.score(wanted, self.engine, self._budget):
+            yield score.index, (score.logprob, score.is_greedy)
+
+    def _check_ids(self, requests: list[ScoreRequest]) -> None:
+        """Refuse token ids the model has no embedding for."""
+        vocabulary = self.engine.info.vocab_size
+        if len(self.tokenizer) <= vocabulary:
+            return
+        for request in requests:
+            largest = max(*request.context_ids, *request.target_ids)
+            if largest >= vocabulary:
+                raise RequestError(
+                    f"the tokenizer gives token {largest}, but the model knows {vocabulary}; "
+                    "use the checkpoint's own tokenizer"
+                )
+
+    # -- generation ------------------------------------------------------------------------
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Continue prompts; see `HFLM.generate_until`.
+
+        Raises:
+            RequestError: an argument that is not supported, or no room for a prompt.
+        """
+        maker = PromptMaker(self.encoder, self.options, self.checkpoint.directory, self._window)
+        jobs = maker.make([request.args for request in requests])
+        texts = [""] * len(requests)
+        with self._progress(len(requests), "generate_until", disable_tqdm) as progress:
+            continuations = generation.generate(
+                jobs.prompts,
+                self.engine,
+                self.encoder,
+                eos_ids=maker.eos_ids,
+                think_end=self.think_end,
+                seed=self.options.seed,
+            )
+            for found in continuations:
+                until = jobs.until[found.index]
+                text = generation.text_of(
+                    found.token_ids,
+                    self.encoder,
+                    think_end=self.think_end,
+                    skip_special_tokens=self.options.skip_special_tokens,
+                    cut=lambda whole, marker, until=until: postprocess_generated_text(
+                        whole, until, marker
+                    ),
+                )
+                for index in jobs.same_as[found.index]:
+                    texts[index] = text
+                    self.cache_hook.add_partial("generate_until", requests[index].args, text)
+                    self._advance(progress)
+        return texts
+
+    # -- progress --------------------------------------------------------------------------
+
+    def _quiet(self, disable_tqdm: bool) -> bool:
+        return disable_tqdm or self.options.disable_tqdm or self.rank != 0
+
+    def _progress(self, total: int, kind: str, disable_tqdm: bool) -> tqdm[Any]:
+        self._tokens_before = self.engine.counts.forwarded
+        return tqdm(total=total, desc=f"Running {kind} requests", disable=self._quiet(disable_tqdm))
+
+    def _advance(self, progress: tqdm[Any]) -> None:
+        tokens = self.engine.counts.forwarded - self._tokens_before
+        progress.set_postfix_str(f"{tokens} tokens", refresh=False)
+        progress.update(1)
+
+
+def _refuse_several_processes() -> None:
+    """Refuse to do the same work in every process of `accelerate launch` or `torchrun`.
+
+    The harness draws other few-shot examples on every rank, so splitting documents over ranks
+    would also change scores.
+    """
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes not in ("", "0", "1"):
+        raise OptionError(
+            f"started by a launcher with {processes} processes, but exl2 runs in one; start it "
+            "with --num_processes 1"
+        )
+
+
+assert lm_eval.models is not None  # noqa: S101 - imported for its side effect, see above

@@ -1,0 +1,295 @@
+"""Model arguments -> Options: every name is known, means what it means for `hf`, or is refused.
+
+The words are those of the harness's `hf` and `vllm` models. Values arrive as whatever the
+harness made of the command line (strings, numbers, booleans). Nothing is loaded here; the table
+of options in the README is generated from this module.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lm_eval_exl2.errors import OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+logger = logging.getLogger(__name__)
+
+
+def _option(default: Any, parse: Callable[[str, Any], Any], text: str) -> Any:
+    return field(default=default, metadata={"parse": parse, "text": text})
+
+
+# -- readers of single values ---------------------------------------------------------------
+
+
+def _is_none(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and value.lower() in ("none", "null", ""))
+
+
+def _text(name: str, value: Any) -> str | None:
+    if _is_none(value):
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise OptionError(f"{name}={value!r}: expected text")
+    return str(value)
+
+
+def _flag(name: str, value: Any) -> bool | None:
+    if _is_none(value):
+        return None
+    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    try:
+        return known[str(value).lower()]
+    except KeyError:
+        raise OptionError(f"{name}={value!r}: expected True or False") from None
+
+
+def _count(name: str, value: Any) -> int | None:
+    """Read a whole number of at least 1."""
+    number = _whole(name, value)
+    if number is not None and number < 1:
+        raise OptionError(f"{name}={value!r}: expected a whole number of at least 1")
+    return number
+
+
+def _whole(name: str, value: Any) -> int | None:
+    if _is_none(value):
+        return None
+    try:
+        if not isinstance(value, bool) and int(value) == float(value):
+            return int(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise OptionError(f"{name}={value!r}: expected a whole number")
+
+
+def _choice(*allowed: str) -> Callable[[str, Any], str]:
+    def parse(name: str, value: Any) -> str:
+        if str(value).lower() not in allowed:
+            raise OptionError(f"{name}={value!r}: expected one of {', '.join(allowed)}")
+        return str(value).lower()
+
+    return parse
+
+
+def _dtype(name: str, value: Any) -> str:
+    return _choice("auto", "float32", "bfloat16", "float16")(
+        name, str(value).removeprefix("torch.")
+    )
+
+
+def _mapping(name: str, value: Any) -> dict[str, Any]:
+    if _is_none(value):
+        return {}
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = None
+    if not isinstance(value, dict):
+        raise OptionError(f'{name}: expected a JSON object such as {{"key": "value"}}')
+    return value  # pyright: ignore[reportUnknownVariableType]
+
+
+def _text_or_id(name: str, value: Any) -> str | int | None:
+    text = _text(name, value)
+    return int(text) if text is not None and text.isdigit() else text
+
+
+def _batch_size(name: str, value: Any) -> int | None:
+    """Read a batch size; None stands for the token budget (1, `auto`, `auto:N`)."""
+    text = str(value)
+    if text.startswith("auto"):
+        _, colon, schedule = text.partition(":")
+        if text != "auto" and (not colon or not _is_number(schedule)):
+            raise OptionError(f"{name}={value!r}: expected a whole number, auto or auto:N")
+        return None
+    number = _count(name, value)
+    return None if number in (None, 1) else number
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return float(text) > 0
+    except ValueError:
+        return False
+
+
+def _revision(name: str, value: Any) -> str | float | None:
+    """Read a branch; the harness turns `6_5` into 65.0 before anyone can see it."""
+    return value if isinstance(value, float) else _text(name, value)
+
+
+def _tokenizer(name: str, value: Any) -> Any:
+    """Read a name, or take a ready tokenizer object as it is, as `hf` does."""
+    return value if hasattr(value, "decode") and not isinstance(value, str) else _text(name, value)
+
+
+# -- the options ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """All settings of one model, checked."""
+
+    pretrained: str = _option(
+        "", _text, "checkpoint directory, hub id, or `demo`, `demo-fp16`; EXL2, 4-bit GPTQ or fp16"
+    )
+    revision: str | float | None = _option(
+        "main", _revision, "branch, tag or commit on the hub; quote branches such as `'6_5'`"
+    )
+    subfolder: str = _option("", lambda n, v: _text(n, v) or "", "folder inside the repository")
+    tokenizer: Any = _option(None, _tokenizer, "another tokenizer than the checkpoint's own")
+    engine: str = _option(
+        "auto", _choice("auto", "torch", "exllamav2"), "what computes; `auto` takes the best here"
+    )
+    device: str | None = _option(
+        None, _text, "`cpu`, `mps`, `cuda`, `cuda:N`; falls back as `hf` does"
+    )
+    dtype: str = _option(
+        "auto", _dtype, "`float32`, `bfloat16`, `float16`; auto: float32 on CPU, else float16"
+    )
+    weight_memory: str = _option(
+        "decoded",
+        _choice("decoded", "packed"),
+        "`decoded`: decode weights at load; `packed`: keep them packed and decode at each use",
+    )
+    batch_size: int | None = _option(
+        None, _batch_size, "1 and `auto` mean the token budget; N > 1 caps sequences per forward"
+    )
+    max_batch_size: int | None = _option(None, _count, "caps sequences per forward with `auto`")
+    max_batch_tokens: int = _option(
+        2048, lambda n, v: _count(n, v) or 2048, "token budget: most tokens per forward"
+    )
+    max_length: int | None = _option(
+        None, _count, "context window in tokens; also `max_model_len`, `max_seq_len`"
+    )
+    max_gen_toks: int = _option(
+        256, lambda n, v: _count(n, v) or 256, "tokens to generate where the task does not say"
+    )
+    truncation: bool = _option(
+        False, lambda n, v: bool(_flag(n, v)), "let the tokenizer truncate prompts, as for `hf`"
+    )
+    truncation_side: str = _option(
+        "left", _choice("left", "middle", "right"), "which end of a long prompt is cut"
+    )
+    add_bos_token: bool | None = _option(
+        None, _flag, "prepend BOS; None: as the tokenizer does by default"
+    )
+    prefix_token_id: int | None = _option(
+        None, _whole, "token that stands before an empty context; default BOS, else EOS"
+    )
+    chat_template_args: dict[str, Any] = _option(None, _mapping, "extra template arguments, JSON")
+    enable_thinking: bool | None = _option(
+        None, _flag, "passed to the chat template; True needs `think_end_token`"
+    )
+    think_end_token: str | int | None = _option(
+        None, _text_or_id, "end of reasoning; what precedes it is dropped before stops apply"
+    )
+    skip_special_tokens: bool = _option(
+        True, lambda n, v: _flag(n, v) is not False, "leave special tokens out of generated text"
+    )
+    seed: int = _option(1234, lambda n, v: _whole(n, v) or 0, "seed of sampled generations")
+    trust_remote_code: bool = _option(
+        False, lambda n, v: bool(_flag(n, v)), "let tokenizer and config code of the hub run"
+    )
+    disable_tqdm: bool = _option(False, lambda n, v: bool(_flag(n, v)), "show no progress bars")
+
+
+ALIASES = {"model": "pretrained", "max_model_len": "max_length", "max_seq_len": "max_length"}
+
+
+class Foreign(NamedTuple):
+    """An argument of `hf` that this model does not act on."""
+
+    harmless: tuple[Any, ...]
+    """Values that ask for nothing."""
+    reason: str
+
+
+_NOTHING = (None, False, "", "None", "False")
+# Accepted with one log line: no score can change.
+IGNORED = {
+    "softmax_dtype": "log-softmax is always float32",
+    "mixed_precision_dtype": "computation runs in `dtype` throughout",
+    "logits_cache": "shared prefixes are always computed once",
+    "use_fast_tokenizer": "the tokenizer library picks the implementation",
+    "offload_folder": "nothing is offloaded to disk",
+}
+REFUSED = {
+    "backend": Foreign((None, "default", "causal"), "EXL2 models are causal; leave it out"),
+    "parallelize": Foreign(
+        _NOTHING, "splitting over cards is `gpu_split` of engine=exllamav2, not in this version"
+    ),
+    "max_memory_per_gpu": Foreign(
+        _NOTHING, "use `gpu_split` of engine=exllamav2 (a later version)"
+    ),
+    "max_cpu_memory": Foreign(_NOTHING, "use weight_memory=packed to save memory"),
+    "tp_plan": Foreign(_NOTHING, "tensor parallelism is not supported; use a single device"),
+    "peft": Foreign(_NOTHING, "adapters are not supported; merge it before quantizing"),
+    "delta": Foreign(_NOTHING, "delta weights are not supported; merge them before quantizing"),
+    "autogptq": Foreign(_NOTHING, "4-bit GPTQ directories load by themselves; leave it out"),
+    "gptqmodel": Foreign(_NOTHING, "4-bit GPTQ directories load by themselves; leave it out"),
+    "gguf_file": Foreign(_NOTHING, "GGUF is not supported; use --model hf for it"),
+    "gpu_split": Foreign((None,), "it belongs to engine=exllamav2, which this version lacks"),
+    "cache_mode": Foreign(
+        (None, "FP16"), "it belongs to engine=exllamav2, which this version lacks"
+    ),
+    "data_parallel_size": Foreign((None, 1), "replicas are not in this version; leave it out"),
+}
+
+
+def parse_options(arguments: Mapping[str, Any]) -> Options:
+    """Check model arguments.
+
+    Args:
+        arguments: Names and values as the harness passes them.
+
+    Raises:
+        OptionError: an unknown name (the nearest known one is named), a value of the wrong
+            type, a missing `pretrained`, or a setting this version does not have.
+    """
+    known = {option.name: option for option in fields(Options)}
+    values: dict[str, Any] = {}
+    for given, value in arguments.items():
+        name = ALIASES.get(given, given)
+        if name in known:
+            if name in values and not _is_none(value):
+                raise OptionError(f"{given} and {name} name the same setting; give one of them")
+            if not _is_none(value) or name not in values:
+                values[name] = known[name].metadata["parse"](given, value)
+        else:
+            _check_foreign(given, value, (*known, *ALIASES))
+    options = Options(**{n: v for n, v in values.items() if v is not None or known[n].default})
+    _check_combinations(options)
+    return options
+
+
+def _check_foreign(name: str, value: Any, known: tuple[str, ...]) -> None:
+    if name in IGNORED:
+        if value not in _NOTHING:
+            logger.info("%s=%s has no effect: %s", name, value, IGNORED[name])
+        return
+    if name in REFUSED:
+        if value not in REFUSED[name].harmless:
+            raise OptionError(f"{name}={value!r} is not supported: {REFUSED[name].reason}")
+        return
+    names = sorted({*known, *IGNORED, *REFUSED})
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    raise OptionError(f"unknown model argument {name!r}{hint} Known: {', '.join(sorted(known))}")
+
+
+def _check_combinations(options: Options) -> None:
+    if not options.pretrained:
+        raise OptionError("pretrained is missing: --model_args pretrained=DIRECTORY_OR_HUB_ID")
+    if options.engine == "exllamav2":
+        raise OptionError("engine=exllamav2 is not in this version; use engine=torch")
+    if options.enable_thinking and options.think_end_token is None:
+        raise OptionError("enable_thinking=True needs think_end_token, the end of the reasoning")

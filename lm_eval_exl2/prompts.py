@@ -1,0 +1,155 @@
+"""Generation requests of the harness -> prompts: arguments, stop strings, room, duplicates.
+
+Arguments are normalised and stop strings collected by the harness's own functions. What a
+request does not say comes from the checkpoint's generation_config.json, as in transformers.
+"""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lm_eval.models.utils import handle_stop_sequences, maybe_truncate, normalize_gen_kwargs
+
+from lm_eval_exl2.checkpoint.files import read_json
+from lm_eval_exl2.errors import RequestError
+from lm_eval_exl2.generation import Prompt
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lm_eval_exl2.encode import Encoder
+    from lm_eval_exl2.options import Options
+
+logger = logging.getLogger(__name__)
+
+# What transformers fills in where neither request nor checkpoint says anything (5.x,
+# `GenerationConfig._get_default_generation_params`); all other sampling parameters are off.
+_DEFAULTS: dict[str, Any] = {"temperature": 1.0, "top_k": 50}
+_PENALTIES = ("repetition_penalty", "no_repeat_ngram_size")
+_WARPERS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+# Arguments that change nothing at these values.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "num_beams": (1, None),
+    "num_return_sequences": (1, None),
+    "use_cache": (True, None),
+    "early_stopping": (False, None),
+}
+
+
+class Jobs(NamedTuple):
+    """Prompts to continue and which requests each of them answers."""
+
+    prompts: list[Prompt]
+    same_as: dict[int, list[int]]
+    """Index of a prompt -> indices of all requests it answers, its own first."""
+    until: dict[int, list[str]]
+    """Index of a prompt -> strings its text is cut at."""
+
+
+class PromptMaker:
+    """Makes prompts out of generation requests."""
+
+    def __init__(
+        self, encoder: Encoder, options: Options, directory: Path, max_length: int
+    ) -> None:
+        """Read the checkpoint's generation defaults."""
+        path = directory / "generation_config.json"
+        self._encoder = encoder
+        self._options = options
+        self._max_length = max_length
+        self._defaults = read_json(path) if path.is_file() else read_json(directory / "config.json")
+        self.eos_ids = self._find_eos()
+        self._eos_text: str = (
+            encoder.tokenizer.decode(encoder.tokenizer.eos_token_id, skip_special_tokens=False)
+            if encoder.tokenizer.eos_token_id is not None
+            else ""
+        )
+
+    def _find_eos(self) -> frozenset[int]:
+        """Collect every token that ends a text: the checkpoint's list and the tokenizer's own."""
+        listed = self._defaults.get("eos_token_id")
+        ids = listed if isinstance(listed, list) else [listed]
+        ids = [*ids, self._encoder.tokenizer.eos_token_id]
+        return frozenset(token for token in ids if isinstance(token, int))
+
+    def make(self, requests: list[tuple[Any, ...]]) -> Jobs:
+        """Make prompts of (context, generation arguments) requests.
+
+        Greedy requests that are equal become one prompt; sampled ones never do.
+
+        Raises:
+            RequestError: an argument that is unknown, of the wrong type, or leaves no room.
+        """
+        jobs = Jobs([], {}, {})
+        first_of: dict[str, int] = {}
+        cut = 0
+        for index, (context, arguments) in enumerate(requests):
+            prompt, until, was_cut = self._prompt(index, context, arguments)
+            cut += was_cut
+            key = json.dumps([context, arguments], sort_keys=True, default=str)
+            first = index if prompt.sampling.get("do_sample") else first_of.setdefault(key, index)
+            jobs.same_as.setdefault(first, []).append(index)
+            if first == index:
+                jobs.prompts.append(prompt)
+                jobs.until[index] = until
+        if cut:
+            logger.warning(
+                "%d of %d prompts leave no room for max_gen_toks in max_length=%d and were cut "
+                "from the %s",
+                cut,
+                len(requests),
+                self._max_length,
+                self._options.truncation_side,
+            )
+        return jobs
+
+    def _prompt(self, index: int, context: str, arguments: Any) -> tuple[Prompt, list[str], bool]:
+        if not isinstance(arguments, dict):
+            raise RequestError(f"generation arguments are {arguments!r}, expected a dictionary")
+        given: dict[str, Any] = dict(normalize_gen_kwargs(arguments, self._options.max_gen_toks))
+        until = handle_stop_sequences(list(given.pop("until", [])), eos=self._eos_text or None)
+        if not all(isinstance(stop, str) for stop in until):
+            raise RequestError(f"until={until!r}: expected strings")
+        wanted = int(given.pop("max_gen_toks"))
+        ids = self._encoder.encode_prompt(context, truncation=self._options.truncation)
+        ids = ids or [self._encoder.prefix_token_id]
+        if wanted >= self._max_length:
+            raise RequestError(
+                f"max_gen_toks={wanted} leaves no room for a prompt in max_length="
+                f"{self._max_length}; lower the one or raise the other"
+            )
+        kept, _ = maybe_truncate(
+            ids,
+            wanted,
+            self._max_length,
+            side=self._options.truncation_side,
+            verbose=False,  # type: ignore[arg-type]
+        )
+        if (total := given.pop("max_length", None)) is not None:
+            wanted = max(0, int(total) - len(kept))  # as in transformers: prompt and text together
+        minimum = int(given.pop("min_new_tokens", None) or 0)
+        sampling = self._sampling(given)
+        return Prompt(index, kept, wanted, minimum, until, sampling), until, len(kept) < len(ids)
+
+    def _sampling(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return sampling parameters: the request's, else the checkpoint's, else the defaults."""
+        for name, value in list(given.items()):
+            if name in _NEUTRAL and value in _NEUTRAL[name]:
+                del given[name]
+        known = {"do_sample", *_PENALTIES, *_WARPERS}
+        unknown = sorted(set(given) - known)
+        if unknown:
+            raise RequestError(
+                f"generation argument {unknown[0]}={given[unknown[0]]!r} is not supported; known: "
+                f"until, max_gen_toks, min_new_tokens, {', '.join(sorted(known))}"
+            )
+        # Temperature 0 is the limit of sampling: the most likely token.
+        is_sampling = bool(given.get("do_sample")) and given.get("temperature") != 0.0
+        names = _PENALTIES + (_WARPERS if is_sampling else ())
+        merged = _DEFAULTS | {n: v for n, v in self._defaults.items() if v is not None} | given
+        chosen = {name: merged[name] for name in names if merged.get(name) is not None}
+        return chosen | ({"do_sample": True} if is_sampling else {})
