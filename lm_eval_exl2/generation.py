@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from lm_eval_exl2.records import GenerateRequest
 from lm_eval_exl2.stops import StopScanner
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from lm_eval_exl2.engines.base import Engine
 
 
-class Prompt(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Prompt:
     """A prompt to continue and how."""
 
     index: int
@@ -35,7 +36,8 @@ class Prompt(NamedTuple):
     """transformers' sampling parameters; empty for greedy decoding."""
 
 
-class Continuation(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Continuation:
     """What the engine produced for a prompt, EOS token excluded."""
 
     index: int

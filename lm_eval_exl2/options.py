@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+# `field` under another name: what it returns is a field, whatever the type checker is told.
 def _option(default: Any, parse: Callable[[str, Any], Any], text: str) -> Any:
     return field(default=default, metadata={"parse": parse, "text": text})
 
@@ -266,7 +267,8 @@ def parse_options(arguments: Mapping[str, Any]) -> Options:
                 values[name] = known[name].metadata["parse"](given, value)
         else:
             _check_foreign(given, value, (*known, *ALIASES))
-    options = Options(**{n: v for n, v in values.items() if v is not None or known[n].default})
+    chosen: dict[str, Any] = {n: v for n, v in values.items() if v is not None or known[n].default}
+    options = Options(**chosen)
     _check_combinations(options)
     return options
 

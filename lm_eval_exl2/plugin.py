@@ -71,7 +71,7 @@ def _add_task_folder(module: ModuleType) -> None:
     """
     index: Any = module.TaskIndex
     build: Callable[..., Any] = index.build
-    if getattr(build, "adds_exl2_tasks", False):
+    if hasattr(build, "__wrapped__"):
         return
     default_folder = Path(str(module.__file__)).parent
 
@@ -82,7 +82,7 @@ def _add_task_folder(module: ModuleType) -> None:
             folders.insert(folders.index(default_folder) + 1, own)
         return build(folders, **options)
 
-    build_with_exl2_tasks.adds_exl2_tasks = True  # type: ignore[attr-defined]
+    build_with_exl2_tasks.__wrapped__ = build  # type: ignore[attr-defined]
     index.build = staticmethod(build_with_exl2_tasks)
 
 

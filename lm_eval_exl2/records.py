@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-class ScoreRequest(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
     """Ask for log P(target_ids | context_ids)."""
 
     index: int
@@ -23,7 +24,8 @@ class ScoreRequest(NamedTuple):
     """At least one token to score."""
 
 
-class Score(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Score:
     """Answer to a `ScoreRequest`."""
 
     index: int
@@ -68,7 +70,8 @@ class ChunkScores(NamedTuple):
     is_argmax: Sequence[bool]
 
 
-class GeneratedToken(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class GeneratedToken:
     """One token of one request, as it is produced."""
 
     index: int

@@ -138,7 +138,7 @@ def _read_sizes(raw: dict[str, Any], architecture: str, where: str) -> Sizes:
             found[name] = _read_size(part, name, (key,), where)
     for name, default in _DEFAULTS.get(architecture, {}).items():
         found[name] = default if found[name] is None else found[name]
-    if found["intermediate_size"] is None and architecture == "GPT2LMHeadModel":
+    if found["intermediate_size"] is None and architecture.startswith("GPT"):
         found["intermediate_size"] = 4 * (found["hidden_size"] or 0)
     needed = ("hidden_size", "layers", "heads", "vocab_size", "intermediate_size")
     for name in needed:

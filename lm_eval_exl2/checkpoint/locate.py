@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lm_eval_exl2.demo import demo_directory
 from lm_eval_exl2.errors import ModelFormatError, OptionError
@@ -62,7 +62,7 @@ def _inside(directory: Path, subfolder: str) -> Path:
 def _revision_name(repository: str, revision: str | float | None) -> str:
     """Return the branch name; recover it when the harness turned it into a number."""
     if not isinstance(revision, float):
-        return revision or "main"
+        return str(revision or "main")
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -89,12 +89,13 @@ def _as_number(name: str) -> float | None:
 
 
 def _download(repository: str, revision: str, subfolder: str) -> Path:
-    from huggingface_hub import snapshot_download
+    import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    hub: Any = huggingface_hub
     try:
         return Path(
-            snapshot_download(
+            hub.snapshot_download(
                 repository,
                 revision=revision,
                 allow_patterns=[f"{subfolder}/*"] if subfolder else None,

@@ -34,7 +34,7 @@ MAX_IN_FEATURES = (1 << 16) - WORD_BITS
 # flat around its minimum, so a coarser grid finds the same scale for a quarter of the time.
 _FACTORS = tuple(0.70 + 0.02 * index for index in range(26))
 _SMALLEST_SCALE = 2.0**-16
-"""Below this the first rounding of the decoder turns a scale into 0."""
+"""Keeps every step above 0: the decoder rounds scales to multiples of a 256th of this."""
 _CHUNK_ELEMENTS = 1 << 20
 """Weights worked on at once: few enough to stay in a processor's cache."""
 _SEARCH_COLUMNS = 256
@@ -252,10 +252,8 @@ def _steps(squares_GN: torch.Tensor, scale_max_G: torch.Tensor) -> torch.Tensor:
 
 def _round(weight_GRN: torch.Tensor, steps_GN: torch.Tensor, bits: int) -> torch.Tensor:
     """Return the nearest codes as float32, 0 to 2**bits - 1."""
-    # A step that rounded to 0 decodes to 0 whatever the code; any divisor will do.
-    divisor = torch.where(steps_GN > 0, steps_GN, 1.0)[:, None]
     zero = 1 << (bits - 1)
-    return (weight_GRN / divisor).round_().add_(zero).clamp_(0, 2 * zero - 1)
+    return (weight_GRN / steps_GN[:, None]).round_().add_(zero).clamp_(0, 2 * zero - 1)
 
 
 def pack_codes(codes: torch.Tensor, bits: int) -> torch.Tensor:

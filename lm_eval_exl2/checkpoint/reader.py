@@ -171,13 +171,9 @@ class Checkpoint:
 
     def load_linear(self, name: str, device: str = "cpu") -> torch.Tensor:
         """Decode one linear layer to (out, in), padding columns trimmed."""
-        linear = self.linears.get(name)
-        if linear is None:
+        if name not in self.linears:
             return self._files.load(f"{name}.weight", device)
-        tensors = self.load_packed(name, device)
-        with _located(self.directory, name):
-            decoded = self._decode(linear, tensors)
-        return decoded[: linear.out_features]
+        return self.decode_packed(name, self.load_packed(name, device))
 
     def load_packed(self, name: str, device: str = "cpu") -> dict[str, torch.Tensor]:
         """Read the stored tensors of one quantized layer by short name."""
@@ -186,15 +182,18 @@ class Checkpoint:
             for short in self.linears[name].tensors
         }
 
-    def _decode(self, linear: Linear, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-        if linear.groups:
-            return exl2.decode(tensors)
-        quantization = self.config.quantization
-        return gptq.decode(
-            tensors,
-            group_size=quantization.get("group_size", -1),
-            zero_offset=gptq.zero_offset(quantization),
-        )
+    def decode_packed(self, name: str, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Decode tensors that `load_packed` has read, padding columns trimmed."""
+        linear = self.linears[name]
+        with _located(self.directory, name):
+            if linear.groups:
+                return exl2.decode(tensors)[: linear.out_features]
+            quantization = self.config.quantization
+            return gptq.decode(
+                tensors,
+                group_size=quantization.get("group_size", -1),
+                zero_offset=gptq.zero_offset(quantization),
+            )[: linear.out_features]
 
     def _load_bias(self, name: str, device: str) -> torch.Tensor:
         bias = self._files.load(f"{name}.bias", device)

@@ -9,8 +9,8 @@ row that finishes leaves the step at once. Knows ids only, no text.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import TYPE_CHECKING
+from itertools import islice, pairwise
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -125,7 +125,7 @@ def _decode_wave(
 @torch.inference_mode()
 def _choose(rows: Sequence[Row], logits_RV: torch.Tensor) -> list[int]:
     """Choose every row's next token; the plain argmax of all rows is taken in one go."""
-    best = logits_RV.argmax(-1).tolist()
+    best = cast("list[int]", logits_RV.argmax(-1).tolist())
     return [
         token
         if row.sampler.is_plain_greedy
@@ -177,7 +177,7 @@ def _split_into_groups(rows: list[Row], buffer: KeyValueBuffer, keys: TreeKeys) 
     """Group neighbouring rows as long as their shared buffer stays mostly useful to each."""
     leaves = torch.tensor([row.leaf for row in rows], device=keys.positions.device)[:, None]
     visible_RK = (keys.positions <= leaves) & (leaves < keys.ends)
-    own = visible_RK.sum(1).tolist()
+    own = cast("list[int]", visible_RK.sum(1).tolist())
     bounds, first = [0], 0
     union = visible_RK[0]
     for number in range(1, len(rows)):
@@ -189,7 +189,7 @@ def _split_into_groups(rows: list[Row], buffer: KeyValueBuffer, keys: TreeKeys) 
         union = joined
     bounds.append(len(rows))
     groups: list[Group] = []
-    for low, high in zip(bounds, bounds[1:], strict=False):
+    for low, high in pairwise(bounds):
         used = torch.nonzero(visible_RK[low:high].any(0)).flatten()
         groups.append(
             Group(

@@ -8,7 +8,7 @@ follows, in pieces of bounded memory, and log-softmax is always float32.
 from __future__ import annotations
 
 import gc
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -19,8 +19,8 @@ from lm_eval_exl2.engines.tree_attention import (
     KeyValueBuffer,
     Step,
     TreeKeys,
+    UsingStep,
     tree_blocks,
-    using_step,
 )
 from lm_eval_exl2.errors import EngineMemoryError, ScoreError
 from lm_eval_exl2.records import ChunkScores, EngineInfo, TokenCounts
@@ -68,12 +68,16 @@ class TorchEngine:
         self._dtype = resolve_dtype(dtype, self.device)
         try:
             self.model: Any = load_model(
-                checkpoint, self.device, self._dtype, trust_remote_code=trust_remote_code
+                checkpoint,
+                self.device,
+                self._dtype,
+                packed=weight_memory == "packed",
+                trust_remote_code=trust_remote_code,
             )
         except torch.OutOfMemoryError as error:
             raise EngineMemoryError(
                 f"{checkpoint.directory} decoded to {self._dtype} does not fit on {self.device}; "
-                "use dtype=float16 or bfloat16"
+                "use dtype=float16 or bfloat16, or weight_memory=packed"
             ) from error
         self._config: Any = self.model.config
         self._max_rows = max_rows
@@ -87,7 +91,7 @@ class TorchEngine:
             attention="tree (scaled_dot_product_attention)",
             max_length=_trained_length(self._config),
             vocab_size=int(self._config.vocab_size),
-            parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+            parameters=_count_parameters(self.model),
             position_limit=_position_limit(self._config),
         )
         self._buffer = KeyValueBuffer()
@@ -150,7 +154,7 @@ class TorchEngine:
         """Forward the tokens of a step; return hidden states after the final norm (T, hidden)."""
         ids = torch.tensor([list(token_ids)], device=self.device)
         try:
-            with using_step(step):
+            with UsingStep(step):
                 hidden = self.model.base_model(
                     input_ids=ids, position_ids=positions.unsqueeze(0), use_cache=False
                 ).last_hidden_state
@@ -180,8 +184,9 @@ class TorchEngine:
             pairs = torch.tensor(part, device=self.device)
             chosen = logits_RV[pairs[:, 0], pairs[:, 1]]
             totals = logits_RV.logsumexp(-1)[pairs[:, 0]]
-            logprobs.extend((chosen.double() - totals.double()).tolist())
-            is_argmax.extend((logits_RV.argmax(-1)[pairs[:, 0]] == pairs[:, 1]).tolist())
+            hits = logits_RV.argmax(-1)[pairs[:, 0]] == pairs[:, 1]
+            logprobs.extend(cast("list[float]", (chosen.double() - totals.double()).tolist()))
+            is_argmax.extend(cast("list[bool]", hits.tolist()))
         _check_finite(logprobs, self.info)
         return ChunkScores(logprobs, is_argmax)
 
@@ -227,6 +232,12 @@ class TorchEngine:
         return TreeKeys(none, none, none)
 
 
+def _count_parameters(model: Any) -> int:
+    """Count weights, those of packed layers included."""
+    packed = sum(getattr(module, "parameter_count", 0) for module in model.modules())
+    return packed + sum(parameter.numel() for parameter in model.parameters())
+
+
 def _trained_length(config: Any) -> int:
     """Return the window the model was made for, in the order of names the harness looks in."""
     names = ("n_positions", "max_position_embeddings", "n_ctx")
@@ -244,7 +255,7 @@ def _position_limit(config: Any) -> int | None:
     """
     if config.model_type in ("gpt2", "gpt_bigcode"):
         return int(config.n_positions)
-    rope = getattr(config, "rope_parameters", None) or {}
+    rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") == "longrope":
         original = rope.get("original_max_position_embeddings")
         return int(original or config.original_max_position_embeddings)

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lm_eval_exl2.engines.packed_linear import packed_class
 from lm_eval_exl2.engines.tree_attention import ATTENTION_NAME, register
 from lm_eval_exl2.errors import ModelFormatError, OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from lm_eval_exl2.checkpoint import Checkpoint
+    from lm_eval_exl2.checkpoint import Checkpoint, Weight
 
 _DTYPES = {
     "float32": torch.float32,
@@ -67,18 +68,35 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def load_model(
-    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, *, trust_remote_code: bool
+    checkpoint: Checkpoint,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    packed: bool = False,
+    trust_remote_code: bool = False,
 ) -> Any:
-    """Decode all weights and return the model in evaluation mode.
+    """Load all weights and return the model in evaluation mode.
+
+    Args:
+        checkpoint: Opened and validated.
+        device: Where the model runs.
+        dtype: What it computes in.
+        packed: Keep quantized layers packed and decode them at every call.
+        trust_remote_code: Allow config code of the checkpoint to run.
 
     Raises:
         ModelFormatError: tensors are missing, left over or of the wrong shape.
+        OptionError: this checkpoint cannot stay packed.
     """
     register()
     config = text_config(checkpoint, trust_remote_code=trust_remote_code)
-    state = {weight.name: checkpoint.load(weight) for weight in checkpoint.weights()}
-    with _quiet_transformers():
-        model, report = model_class(checkpoint).from_pretrained(
+    weights = {weight.name: weight for weight in checkpoint.weights()}
+    kept = _packed_modules(checkpoint, weights.values()) if packed else {}
+    skipped = {f"{module}.{part}" for module in kept for part in ("weight", "bias")}
+    state = {name: checkpoint.load(w) for name, w in weights.items() if name not in skipped}
+    wanted_class = packed_class(model_class(checkpoint), kept) if kept else model_class(checkpoint)
+    with _QuietTransformers():
+        model, report = wanted_class.from_pretrained(
             None,
             config=config,
             state_dict=state,
@@ -87,7 +105,26 @@ def load_model(
             output_loading_info=True,
         )
     _check_report(checkpoint, report)
+    for module, weight in kept.items():
+        stored_bias = weights.get(f"{module}.bias")
+        bias = checkpoint.load(stored_bias, str(device)).to(dtype) if stored_bias else None
+        model.get_submodule(module).attach(checkpoint, weight, bias, str(device))
     return model.to(device).eval()
+
+
+def _packed_modules(checkpoint: Checkpoint, weights: Iterable[Weight]) -> dict[str, Weight]:
+    """Return the modules that can stay packed, by their name in the model."""
+    if checkpoint.kind == "unquantized":
+        raise OptionError("weight_memory=packed needs a quantized checkpoint; leave it out")
+    if checkpoint.config.sizes.experts:
+        raise OptionError(
+            "weight_memory=packed is not available for mixture-of-experts models; leave it out"
+        )
+    return {
+        weight.name.removesuffix(".weight"): weight
+        for weight in weights
+        if weight.part == "weight" and all(s in checkpoint.linears for s in weight.sources)
+    }
 
 
 def model_class(checkpoint: Checkpoint) -> Any:
@@ -103,18 +140,20 @@ def text_config(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> A
     A head that is stored apart from the embedding stays apart, also where the original model
     tied the two: after quantization they are no longer equal.
     """
-    from transformers import AutoConfig
+    import transformers
 
+    loader: Any = transformers.AutoConfig
     try:
-        config = AutoConfig.from_pretrained(
+        config: Any = loader.from_pretrained(
             checkpoint.directory, trust_remote_code=trust_remote_code
         )
     except (ValueError, KeyError, TypeError, OSError, AttributeError) as error:
         message = str(error).strip().splitlines()[0]
         raise ModelFormatError(f"{checkpoint.directory}/config.json: {message}") from error
+    # Whether head and embedding are one is said by the whole model's config, not the text part's.
+    tied = bool(getattr(config, "tie_word_embeddings", False)) and not checkpoint.has_own_head
     config = copy.deepcopy(getattr(config, "text_config", None) or config)
-    if checkpoint.has_own_head:
-        config.tie_word_embeddings = False
+    config.tie_word_embeddings = tied
     # Ours is a plain model by now; transformers would look for a quantizer of its own.
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -140,7 +179,7 @@ def _check_report(checkpoint: Checkpoint, report: dict[str, Any]) -> None:
         )
 
 
-class _quiet_transformers:  # noqa: N801 - a context manager, named as it reads
+class _QuietTransformers:
     """Silence transformers' loading report and progress bar: `_check_report` reads the report."""
 
     def __enter__(self) -> None:

@@ -210,17 +210,19 @@ def tree_attention(
 
 def register() -> None:
     """Make `attn_implementation="exl2_tree"` known to transformers."""
-    from transformers import AttentionInterface, AttentionMaskInterface
+    import transformers
 
-    AttentionInterface.register(ATTENTION_NAME, tree_attention)
-    AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)
+    attention: Any = transformers.AttentionInterface
+    masks: Any = transformers.AttentionMaskInterface
+    attention.register(ATTENTION_NAME, tree_attention)
+    masks.register(ATTENTION_NAME, _no_mask)
 
 
 def _no_mask(*_args: Any, **_options: Any) -> None:
     """Build no mask: steps know what is visible."""
 
 
-class using_step:  # noqa: N801 - a context manager, named as it reads
+class UsingStep:
     """Make a step the current one for the forwards inside the `with` block."""
 
     def __init__(self, step: Step) -> None:

@@ -1,0 +1,1 @@
+"""Functions that this package's task files call."""

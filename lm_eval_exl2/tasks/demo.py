@@ -1,0 +1,80 @@
+"""Loads the demo tasks' documents from the installed package, without a network.
+
+Called by the harness for `custom_dataset:` in `task_configs/demo`. It only reads the files that
+`lm_eval_exl2.demo.train` wrote; scoring is the harness's own.
+"""
+
+# `datasets` ships without types:
+# pyright: reportMissingTypeStubs=false
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_DATA: Final = Path(__file__).parent.parent / "demo" / "data"
+
+
+def facts(**_metadata: object) -> "dict[str, Dataset]":
+    """Load the questions about towns: splits `test` and `train` (few-shot examples).
+
+    Args:
+        **_metadata: What the harness passes on from the task's metadata and the model's
+            arguments; not needed here.
+
+    Returns:
+        Documents with `question`, `choices` and `answer` (index of the right choice), by split.
+    """
+    return _splits("facts", "test", "train")
+
+
+def cloze(**_metadata: object) -> "dict[str, Dataset]":
+    """Load the stories whose last word is to be guessed: splits `test` and `train`.
+
+    Args:
+        **_metadata: As in `facts`.
+
+    Returns:
+        Documents with `text`, which ends in the word to guess, by split.
+    """
+    return _splits("cloze", "test", "train")
+
+
+def arithmetic(**_metadata: object) -> "dict[str, Dataset]":
+    """Load the additions: splits `test` and `train` (few-shot examples).
+
+    Args:
+        **_metadata: As in `facts`.
+
+    Returns:
+        Documents with `problem` ("3 + 4 =") and `answer` ("7"), by split.
+    """
+    return _splits("arithmetic", "test", "train")
+
+
+def stories(**_metadata: object) -> "dict[str, Dataset]":
+    """Load the longer texts for perplexity: split `test` only.
+
+    Args:
+        **_metadata: As in `facts`.
+
+    Returns:
+        Documents with `text`, by split.
+    """
+    return _splits("stories", "test")
+
+
+def _splits(task: str, *names: str) -> "dict[str, Dataset]":
+    from datasets import Dataset
+
+    # Not load_dataset: it would leave a copy in the user's cache folder.
+    return {
+        name: Dataset.from_list(_read(_DATA / f"{task}_{name}.jsonl"))  # pyright: ignore[reportUnknownMemberType]
+        for name in names
+    }
+
+
+def _read(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
