@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "tests")]
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import damage_kinds
 import tiny
 
@@ -46,7 +46,7 @@ def measure(checkpoint=None, count=2000, seed=0):
     crashes = []
     with tempfile.TemporaryDirectory() as scratch:
         sources = [_read(folder) for folder in _sources(checkpoint, Path(scratch))]
-        worker = _Worker()
+        worker = Worker()
         for number in range(count):
             draw = random.Random(f"{seed}-{number}")
             files, what = damage_kinds.damaged(sources[number % len(sources)], draw)
@@ -100,10 +100,12 @@ def _remove(folder):
     folder.rmdir()
 
 
-class _Worker:
+class Worker:
     """A process that reads checkpoints one after another; started anew when one kills it."""
 
-    def __init__(self):
+    def __init__(self, command=(sys.executable, __file__, "--worker"), limit_s=TIME_LIMIT_S):
+        self._command = command
+        self._limit_s = limit_s
         self._process = None
 
     def read(self, folder):
@@ -112,17 +114,20 @@ class _Worker:
             self._start()
         self._process.stdin.write(f"{folder}\n".encode())
         self._process.stdin.flush()
-        answer = self._answer(TIME_LIMIT_S)
+        answer = self._answer(self._limit_s)
         if answer is None:
             code = self.stop()
-            return "crash", f"no answer within {TIME_LIMIT_S} s (exit code {code})"
+            return "crash", f"no answer within {self._limit_s} s (exit code {code})"
         return answer["outcome"], answer["text"]
 
     def stop(self):
         """End the process; return its exit code if it had ended by itself."""
         if self._process is None:
             return None
-        code = self._process.poll()
+        try:
+            code = self._process.wait(timeout=0.2)  # a process that died may need a moment
+        except subprocess.TimeoutExpired:
+            code = None
         self._process.kill()
         self._process.communicate()
         self._process = None
@@ -130,7 +135,7 @@ class _Worker:
 
     def _start(self):
         self._process = subprocess.Popen(
-            [sys.executable, __file__, "--worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         if self._answer(START_LIMIT_S) is None:
             self.stop()
@@ -142,6 +147,13 @@ class _Worker:
         return json.loads(line) if line.endswith(b"\n") else None
 
 
+def limit_memory(allowance_bytes=MEMORY_LIMIT_BYTES):
+    """Make this process fail to allocate more than an allowance from here on."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + allowance_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
 def _work():
     """Read directories named on standard input; what a worker process runs."""
     import torch
@@ -150,9 +162,7 @@ def _work():
     from lm_eval_exl2.errors import Exl2EvalError
 
     torch.set_num_threads(1)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + MEMORY_LIMIT_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    limit_memory()
     print(json.dumps({"outcome": "ready", "text": ""}), flush=True)
     for line in sys.stdin:
         outcome, text = "accepted", ""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lm_eval_exl2.demo import DAMAGED_BITS, GOOD_BITS, corpus, demo_directory
+from lm_eval_exl2.demo.world import RELATIONS
 from lm_eval_exl2.errors import OptionError
 from lm_eval_exl2.tasks import demo as loaders
 
@@ -18,13 +19,12 @@ TASKS = ("facts", "cloze", "arithmetic", "stories")
 
 @pytest.fixture(scope="module")
 def training_text():
-    return list(corpus.training_documents(20_000))
+    return [corpus.plain(document) for document in corpus.training_documents(20_000)]
 
 
 def test_training_text_is_the_same_on_every_machine(training_text):
     digest = hashlib.sha256("\0".join(training_text).encode()).hexdigest()
     assert digest[:16] == "TO_FILL"
-    assert list(corpus.training_documents(100)) == training_text[:100]
 
 
 def test_packaged_documents_are_what_the_generator_makes():
@@ -38,7 +38,8 @@ def test_evaluation_documents_are_not_in_the_training_text(training_text):
     sets = corpus.evaluation_sets()
     stories = {story for document in training_text for story in document.split("\n\n")}
     lines = {line for document in training_text for line in document.split("\n")}
-    turned = {" + ".join(line.split(" = ")[0].split(" + ")[::-1]) for line in lines}
+    sums = (line.split(" = ")[0] for line in lines if " = " in line)
+    turned = {" + ".join(reversed(each.split(" + "))) for each in sums}
     assert not any(f"{item['text']}." in stories for item in sets["cloze_test"])
     assert not any(
         story in stories for item in sets["stories_test"] for story in item["text"].split("\n\n")
@@ -53,8 +54,16 @@ def test_evaluation_documents_are_not_in_the_training_text(training_text):
 def test_every_fact_that_is_asked_was_told_in_training(training_text):
     sentences = "\n".join(document for document in training_text if "Question" not in document)
     for (town, relation), value in corpus.FACTS.items():
-        statements = next(item.statements for item in corpus.RELATIONS if item.name == relation)
-        assert any(text.format(town=town, value=value) in sentences for text in statements)
+        statements = next(item.statements for item in RELATIONS if item.name == relation)
+        told = (corpus.plain(text.format(town=town, value=value)) for text in statements)
+        assert any(sentence in sentences for sentence in told)
+
+
+def test_marks_go_around_whole_words(training_text):
+    marked = next(corpus.training_documents(1))
+    assert corpus.plain(marked) == training_text[0]
+    assert marked.count("[") == marked.count("]") > 0
+    assert not any("[" in document or "]" in document for document in training_text)
 
 
 def test_questions_have_four_different_choices():
@@ -92,7 +101,8 @@ def test_checkpoints_and_documents_stay_small():
 
 def test_loss_curve_falls():
     curve = json.loads((demo_directory("demo").parent / "loss_curve.json").read_text())
-    assert curve[-1]["held_out_loss"] < 0.6 * curve[0]["held_out_loss"]
+    for kind in TASKS:
+        assert curve[-1][f"held_out_{kind}"] < 0.8 * curve[0][f"held_out_{kind}"]
 
 
 def test_unknown_name_lists_the_known_ones():

@@ -85,6 +85,8 @@ class Checkpoint:
         """Quantized linear layers by stored name."""
         self.plain = contents.plain
         """All other tensors by stored name."""
+        with _located(directory):
+            self._weights = self._list_weights()
 
     # -- what is in it ---------------------------------------------------------------------
 
@@ -110,6 +112,9 @@ class Checkpoint:
 
     def weights(self) -> list[Weight]:
         """List the tensors of the transformers model, in the order of their names."""
+        return list(self._weights)
+
+    def _list_weights(self) -> list[Weight]:
         joined: dict[str, dict[int, str]] = {}
         direct: list[Weight] = []
         for name in (*self.linears, *self._plain_modules()):
@@ -143,7 +148,7 @@ class Checkpoint:
         found = [Weight(f"{target}.weight", sources, "weight")]
         biased = [name for name in sources if self._has_bias(name)]
         if biased and len(biased) != len(sources):
-            raise ModelFormatError(f"{target}: only {', '.join(biased)} has a bias")
+            raise ModelFormatError(f"of {', '.join(sources)} only {biased[0]} has a bias")
         if biased:
             found.append(Weight(f"{target}.bias", sources, "bias"))
         return found

@@ -53,7 +53,7 @@ class ScriptedEngine:
         )
         self.counts = TokenCounts()
         self._capacity = capacity
-        self._path: list[tuple[int, int, int]] = []  # (position, end, token) of open ancestors
+        self._path: list[tuple[int, int]] = []  # (end, token) of the open ancestors
         self._expected_start = 0
 
     def score(self, chunk: PackedChunk) -> ChunkScores:
@@ -64,11 +64,15 @@ class ScriptedEngine:
             self._path, self._expected_start = [], 0
         if chunk.start != self._expected_start:
             raise AssertionError(f"chunk starts at {chunk.start}, not {self._expected_start}")
-        prefixes = [self._advance(chunk, offset) for offset in range(len(chunk.token_ids))]
+        wanted: dict[int, list[int]] = {offset: [] for offset in chunk.targets.offsets}
+        for offset in range(len(chunk.token_ids)):
+            self._advance(chunk, offset)
+            if offset in wanted:
+                wanted[offset] = [token for _, token in self._path]
         self._expected_start = chunk.stop
         self.counts.forwarded += len(chunk.token_ids)
         pairs = [
-            self._score(prefixes[offset], token)
+            self._score(wanted[offset], token)
             for offset, token in zip(chunk.targets.offsets, chunk.targets.token_ids, strict=True)
         ]
         return ChunkScores([pair[0] for pair in pairs], [pair[1] for pair in pairs])
@@ -101,14 +105,13 @@ class ScriptedEngine:
     def close(self) -> None:
         """Do nothing: there is no memory to free."""
 
-    def _advance(self, chunk: PackedChunk, offset: int) -> list[int]:
-        """Move to a token and return its whole prefix."""
-        position = chunk.start + offset
-        self._path = [entry for entry in self._path if entry[1] > position]
+    def _advance(self, chunk: PackedChunk, offset: int) -> None:
+        """Move to a token: close the subtrees that ended, check that its ancestors are open."""
+        while self._path and self._path[-1][0] <= chunk.start + offset:
+            self._path.pop()
         if len(self._path) != chunk.depths[offset]:
-            raise AssertionError(f"position {position} lacks some of its ancestors")
-        self._path.append((position, chunk.ends[offset], chunk.token_ids[offset]))
-        return [token for _, _, token in self._path]
+            raise AssertionError(f"position {chunk.start + offset} lacks some of its ancestors")
+        self._path.append((chunk.ends[offset], chunk.token_ids[offset]))
 
     def _score(self, prefix: Sequence[int], token: int) -> tuple[float, bool]:
         logits = scripted_logits(prefix, self.info.vocab_size)

@@ -5,24 +5,25 @@ random source, changes the dict and returns what it did, or None where it does n
 """
 
 import json
-import struct
 
 import torch
+from damage_headers import (
+    VALUES,
+    change_dtype,
+    change_offsets,
+    change_shape,
+    delete_entry,
+    header_length,
+    odd_metadata,
+    rename_entry,
+    some_shard,
+    swap_entries,
+)
 from safetensors.torch import load, save
 
-DTYPES = (
-    *("F16", "BF16", "F32", "F64", "I8", "I16", "I32", "I64", "U8", "U16", "BOOL"),
-    *("F8_E4M3", "F8_E5M2", "C64", "F4", "X1", "", "f16"),
-)
 TORCH_DTYPES = (
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.int16),
     *(torch.int32, torch.int64, torch.uint8, torch.bool, torch.complex64),
-)
-VALUES = (
-    *(None, True, False, 0, 1, -1, 2, 3, 33, 64, 4096, 10**6, 2**31, 2**63, 10**30, 10**400),
-    *(0.5, -1.0, 1e308, float("nan"), float("inf"), "", "64", "exl2", "awq", "x" * 10_000),
-    *("a\nb\x1b", "\ud800", [], [1], [[]], ["LlamaForCausalLM"], {}, {"a": 1}, {"rope_theta": 1}),
-    *({"quant_method": "gptq", "bits": 8}, {"rope_type": "yarn", "factor": "x"}),
 )
 KEYS = (
     *("text_config", "rope_scaling", "rope_parameters", "head_dim", "num_experts", "n_embd"),
@@ -46,10 +47,6 @@ def damaged(files, draw):
             what = kind(files, draw)
         done.append(f"{kind.__name__}: {what}")
     return files, "; ".join(done)
-
-
-def _shard(files, draw):
-    return draw.choice([*(name for name in sorted(files) if name.endswith(".safetensors")), None])
 
 
 # -- bytes -----------------------------------------------------------------------------------
@@ -88,115 +85,12 @@ def overwrite(files, draw):
     return f"{name} from {start}"
 
 
-# -- headers ---------------------------------------------------------------------------------
-
-
-def _with_header(files, draw, change):
-    """Change the parsed header of a file, keeping its data."""
-    name = _shard(files, draw)
-    try:
-        (length,) = struct.unpack("<Q", files[name][:8])
-        header = json.loads(files[name][8 : 8 + length])
-        tensors = [each for each in sorted(header) if each != "__metadata__"]
-        what = change(header, draw.choice(tensors))
-    except (KeyError, ValueError, IndexError, TypeError, struct.error, AttributeError):
-        return None  # no such file, or damaged before
-    text = json.dumps(header).encode(errors="replace")
-    text += b" " * draw.choice((0, -len(text) % 8))
-    files[name] = struct.pack("<Q", len(text)) + text + files[name][8 + length :]
-    return f"{name}: {what}"
-
-
-def change_dtype(files, draw):
-    def change(header, name):
-        header[name]["dtype"] = draw.choice(DTYPES)
-        return f"{name} {header[name]['dtype']}"
-
-    return _with_header(files, draw, change)
-
-
-def change_shape(files, draw):
-    def change(header, name):
-        shape = header[name]["shape"]
-        options = (
-            *([], [0], [2**62, 2], [-1], shape[::-1], [*shape, 1], shape[1:], [*shape, 0]),
-            *([size * 2 for size in shape], [size // 2 for size in shape], [0.5], ["1"], None, 7),
-        )
-        header[name]["shape"] = draw.choice(options)
-        return f"{name} {header[name]['shape']}"
-
-    return _with_header(files, draw, change)
-
-
-def change_offsets(files, draw):
-    def change(header, name):
-        start, end = header[name]["data_offsets"]
-        options = (
-            *([start, end + 4], [start + 4, end], [end, start], [0, 0], [start, 2**63], [-4, end]),
-            *([start], [], None, [start + 0.5, end], ["0", "4"], [0, end - start], [2**64, 2**65]),
-        )
-        header[name]["data_offsets"] = draw.choice(options)
-        return f"{name} {header[name]['data_offsets']}"
-
-    return _with_header(files, draw, change)
-
-
-def swap_entries(files, draw):
-    def change(header, name):
-        other = draw.choice(sorted(set(header) - {"__metadata__"}))
-        header[name], header[other] = header[other], header[name]
-        return f"{name} and {other}"
-
-    return _with_header(files, draw, change)
-
-
-def rename_entry(files, draw):
-    def change(header, name):
-        options = (
-            *(name.replace("layers.0", "layers.1"), name.replace("layers.1", "layers.9999999")),
-            *(name.replace("q_weight", "qweight"), name.replace("weight", "q_weight"), f"{name}.x"),
-            *("", "a\nb", "lm_head.q_weight", name.upper(), name.replace("q_proj", "z_proj")),
-            *(f"language_model.{name}", f"model.{name}", name.replace(".self_attn", "")),
-        )
-        new = draw.choice(options)
-        header[new] = header.pop(name)
-        return f"{name} to {new!r}"
-
-    return _with_header(files, draw, change)
-
-
-def delete_entry(files, draw):
-    def change(header, name):
-        del header[name]
-        return name
-
-    return _with_header(files, draw, change)
-
-
-def odd_metadata(files, draw):
-    def change(header, name):
-        key = draw.choice(("__metadata__", name, "dtype"))
-        header[key] = draw.choice(VALUES)
-        return f"{key} {header[key]!r:.40}"
-
-    return _with_header(files, draw, change)
-
-
-def header_length(files, draw):
-    name = _shard(files, draw)
-    if name is None or len(files[name]) < 8:
-        return None
-    length = draw.choice((0, 1, 7, 100, 10**6, 2**27, 2**31, 2**32 - 1, 2**63, 2**64 - 1))
-    files[name] = struct.pack("<Q", length) + files[name][8:]
-    return f"{name} {length}"
-
-
 # -- tensors ---------------------------------------------------------------------------------
 
 
 def _with_tensors(files, draw, change):
     """Change the tensors of a file; it is saved as a valid file again."""
-    name = _shard(files, draw)
+    name = some_shard(files, draw)
     try:
         tensors = {key: tensor.clone() for key, tensor in load(files[name]).items()}
         what = change(tensors, draw.choice(sorted(tensors)))
@@ -270,7 +164,7 @@ def _with_config(files, change):
         config = json.loads(files["config.json"])
         what = change(config)
         files["config.json"] = json.dumps(config).encode(errors="surrogatepass")
-    except (KeyError, ValueError, TypeError, AttributeError, IndexError):
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, RecursionError):
         return None
     return what
 
@@ -334,15 +228,15 @@ def edit_index(files, draw):
 
 
 def delete_file(files, draw):
+    if len(files) == 1:
+        return None
     name = draw.choice(sorted(files))
     del files[name]
-    if not files:
-        return None
     return name
 
 
 def copy_file(files, draw):
-    name = _shard(files, draw)
+    name = some_shard(files, draw)
     if name is None:
         return None
     new = draw.choice(

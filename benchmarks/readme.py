@@ -1,0 +1,99 @@
+"""Write the README's generated parts from the code and the committed results, or check them.
+
+    python benchmarks/readme.py            # write
+    python benchmarks/readme.py --check    # exit 1 if README.md does not agree
+
+A generated part stands between `<!-- name -->` and `<!-- /name -->`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from lm_eval_exl2.checkpoint.architectures import ARCHITECTURES
+from lm_eval_exl2.options import ALIASES, IGNORED, REFUSED, Options
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+RESULTS = Path(__file__).parent / "results"
+
+
+def options_table() -> str:
+    """Return the table of model arguments."""
+    rows = ["| argument | default | meaning |", "| --- | --- | --- |"]
+    for option in fields(Options):
+        default = None if option.default is MISSING else option.default
+        shown = "" if default in ("", None) else f"`{default}`"
+        rows.append(f"| `{option.name}` | {shown} | {option.metadata['text']} |")
+    aliases = ", ".join(f"`{name}` (`{target}`)" for name, target in ALIASES.items())
+    ignored = ", ".join(f"`{name}`" for name in IGNORED)
+    refused = ", ".join(f"`{name}`" for name in REFUSED)
+    return "\n".join(
+        [
+            *rows,
+            "",
+            f"Other names: {aliases}. Accepted without effect, since no score can change: "
+            f"{ignored}. Refused with the reason: {refused}. Any other name is an error that "
+            "names the nearest known one.",
+        ]
+    )
+
+
+def architectures_list() -> str:
+    """Return the supported architectures."""
+    return ", ".join(f"`{name}`" for name in ARCHITECTURES)
+
+
+def parity_table() -> str:
+    """Return what the parity measurement found."""
+    found: dict[str, Any] = json.loads((RESULTS / "parity.json").read_text())
+    rows = ["| check | compared | disagreements | largest log-likelihood difference |"]
+    rows.append("| --- | ---: | ---: | ---: |")
+    for name, part in found["checks"].items():
+        largest = part.get("largest_difference")
+        shown = "" if largest is None else f"{largest:.1e}"
+        rows.append(f"| {name} | {part['compared']:,} | {part['disagreements']} | {shown} |")
+    rows += ["", f"Measured on {found['date']}: `{found['command']}`."]
+    return "\n".join(rows)
+
+
+PARTS = {
+    "options": options_table,
+    "architectures": architectures_list,
+    "parity": parity_table,
+}
+
+
+def rendered(text: str) -> str:
+    """Return the README with every generated part renewed."""
+    for name, make in PARTS.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if not pattern.search(text):
+            raise SystemExit(f"README.md has no part <!-- {name} -->")
+        text = pattern.sub(lambda match, body=make(): f"{match[1]}{body}\n{match[2]}", text)
+    return text
+
+
+def main() -> None:
+    """Run as a command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    before = README.read_text()
+    after = rendered(before)
+    if args.check:
+        if before != after:
+            print("README.md does not agree with code and results: run benchmarks/readme.py")
+            sys.exit(1)
+        return
+    README.write_text(after)
+
+
+if __name__ == "__main__":
+    main()
