@@ -76,7 +76,8 @@ def rendered(text: str) -> str:
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if not pattern.search(text):
             raise SystemExit(f"README.md has no part <!-- {name} -->")
-        text = pattern.sub(lambda match, body=make(): f"{match[1]}{body}\n{match[2]}", text)
+        start, end = (f"<!-- {name} -->\n", f"<!-- /{name} -->")
+        text = pattern.sub("".join([start, make().replace("\\", r"\\"), "\n", end]), text)
     return text
 
 

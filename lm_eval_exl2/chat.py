@@ -10,9 +10,12 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lm_eval_exl2.errors import OptionError
+
+if TYPE_CHECKING:
+    from lm_eval_exl2.encode import Encoder
 
 logger = logging.getLogger(__name__)
 
@@ -81,12 +84,12 @@ class ChatTemplates:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def resolve_think_end(tokenizer: Any, think_end: str | int | None) -> str | int | None:
+def resolve_think_end(encoder: Encoder, think_end: str | int | None) -> str | int | None:
     """Return how the end of reasoning is recognised.
 
     A marker that is a single special token is matched by its id, since decoding drops it.
     """
     if not isinstance(think_end, str):
         return think_end
-    token_id = tokenizer.convert_tokens_to_ids(think_end)
-    return token_id if token_id in tokenizer.all_special_ids else think_end
+    token_id = encoder.tokenizer.get_vocab().get(think_end)
+    return token_id if token_id is not None and encoder.is_special(token_id) else think_end

@@ -69,20 +69,22 @@ class Encoder:
         """
         self.tokenizer = tokenizer
         self.add_bos_token = add_bos_token
+        # More than `len(tokenizer) - 1` where ids are left unused.
+        self.largest_id: int = max(tokenizer.get_vocab().values())
         self.prefix_token_id: int = self._find_prefix(prefix_token_id)
         self._prefix_text: str = tokenizer.decode(self.prefix_token_id)
         self._memo: dict[str, list[int]] = {}
         # Encodings share these, instead of holding an int object per token of every string.
-        self._ids = list(range(len(tokenizer)))
+        self._ids: dict[int, int] = {}
 
     def _find_prefix(self, wanted: int | None) -> int:
         tokenizer = self.tokenizer
         for candidate in (wanted, tokenizer.bos_token_id, tokenizer.eos_token_id):
             if candidate is not None:
-                if not 0 <= candidate < len(tokenizer):
+                if not 0 <= candidate <= self.largest_id:
                     raise OptionError(
                         f"prefix_token_id={candidate} is no token of this tokenizer, expected 0 "
-                        f"to {len(tokenizer) - 1}"
+                        f"to {self.largest_id}"
                     )
                 return candidate
         raise OptionError("the tokenizer has neither BOS nor EOS; give prefix_token_id")
@@ -127,19 +129,23 @@ class Encoder:
             For each request its arguments, context ids and target ids.
         """
         # The harness's loop would index into the empty encoding of an empty pair.
-        nothing = [request for request in requests if not any(request.args)]
-        something = [request for request in requests if any(request.args)]
+        nothing = [request for request in requests if self._is_empty(*request.args)]
+        empty = {id(request) for request in nothing}
+        something = [request for request in requests if id(request) not in empty]
         self._fill(text for request in something for text in _texts_of(*request.args))
         pairs: list[Any] = TemplateLM.loglikelihood(self, something, disable_tqdm=disable_tqdm)  # type: ignore[arg-type]
         self._memo.clear()
+        _warn_of_merged(pairs)
         encoded = iter(pairs)
-        empty = {id(request) for request in nothing}
         return [
             (request.args, [self.prefix_token_id], [])
             if id(request) in empty
             else self._with_context(next(encoded))
             for request in requests
         ]
+
+    def _is_empty(self, context: str, continuation: str) -> bool:
+        return not context and not self.tok_encode(continuation, add_special_tokens=False)
 
     def _loglikelihood_tokens(self, requests: list[Encoded], **_options: Any) -> list[Encoded]:
         """Receive what `TemplateLM.loglikelihood` has encoded and give it back."""
@@ -175,7 +181,7 @@ class Encoder:
                 part = unique[first : first + _BATCH]
                 found: list[list[int]] = self.tokenizer(part, **arguments)["input_ids"]
                 for string, ids in zip(part, found, strict=True):
-                    self._memo[string] = [self._ids[token] for token in ids]
+                    self._memo[string] = [self._ids.setdefault(token, token) for token in ids]
 
     # -- back to text ----------------------------------------------------------------------
 
@@ -192,6 +198,11 @@ class Encoder:
         if whole.startswith(start):
             return whole[len(start) :]
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+
+    def is_special(self, token_id: int) -> bool:
+        """Return whether decoding leaves a token out when it skips special tokens."""
+        token = self.tokenizer.added_tokens_decoder.get(token_id)
+        return token_id in self.tokenizer.all_special_ids or bool(token and token.special)
 
     @property
     def _anchor(self) -> list[int]:
@@ -219,6 +230,19 @@ def _texts_of(context: str, continuation: str) -> tuple[str, ...]:
         return ()
     stripped = context.rstrip()
     return (stripped, stripped + context[len(stripped) :] + continuation)
+
+
+def _warn_of_merged(pairs: Sequence[Encoded]) -> None:
+    """Warn of continuations of which no token is left after the context's tokens."""
+    merged = [arguments for arguments, _, target in pairs if all(arguments) and not target]
+    if merged:
+        logger.warning(
+            "%d of %d continuations merge into the last token of their context; nothing is left "
+            "to score and they get 0.0, the first one is %r",
+            len(merged),
+            len(pairs),
+            merged[0][1],
+        )
 
 
 class TextStream:

@@ -38,7 +38,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """What the engine produced for a prompt, EOS token excluded."""
+    """What the engine produced for a prompt, a special token that ends it excluded."""
 
     index: int
     token_ids: list[int]
@@ -51,6 +51,8 @@ class _Watch:
     stream: TextStream
     scanner: StopScanner
     eos_ids: frozenset[int]
+    silent_ids: frozenset[int]
+    """Those of `eos_ids` that are not part of the text."""
     min_new_tokens: int
     think_end: str | int | None
     token_ids: list[int] = field(default_factory=list[int])
@@ -58,9 +60,12 @@ class _Watch:
 
     def is_finished(self, token_id: int) -> bool:
         """Take a token; return whether it ends the request."""
-        if token_id in self.eos_ids and len(self.token_ids) >= self.min_new_tokens:
+        is_end = token_id in self.eos_ids and len(self.token_ids) >= self.min_new_tokens
+        if is_end and token_id in self.silent_ids:
             return True
         self.token_ids.append(token_id)
+        if is_end:
+            return True
         piece = self.stream.push(token_id)
         if self.think_end is not None:
             piece = self._after_reasoning(token_id, piece)
@@ -97,18 +102,24 @@ def generate(
         think_end: Token or string before which stop strings do not count.
         seed: With a prompt's own content and repeat number, the seed of its random stream.
     """
+    silent_ids = frozenset(token for token in eos_ids if encoder.is_special(token))
     watches = {
         prompt.index: _Watch(
             encoder.stream(),
             StopScanner(prompt.until),
             eos_ids,
+            silent_ids,
             prompt.min_new_tokens,
             think_end,
         )
         for prompt in prompts
     }
     seeds = _seeds(prompts, seed)
-    ordered = sorted(prompts, key=lambda prompt: (prompt.token_ids, prompt.index))
+    yield from (Continuation(prompt.index, []) for prompt in prompts if not prompt.max_new_tokens)
+    ordered = sorted(
+        (prompt for prompt in prompts if prompt.max_new_tokens),
+        key=lambda prompt: (prompt.token_ids, prompt.index),
+    )
     requests = (
         GenerateRequest(
             index=prompt.index,
@@ -154,7 +165,7 @@ def text_of(
     """Return the text of a continuation, reasoning stripped first, stop strings cut after.
 
     Args:
-        token_ids: Produced tokens without EOS.
+        token_ids: Produced tokens.
         encoder: Decodes them.
         think_end: Token or string that ends the reasoning.
         skip_special_tokens: Leave special tokens out of the text.

@@ -37,7 +37,7 @@ from lm_eval_exl2.provenance import describe, resolve_window
 from lm_eval_exl2.records import ScoreRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from lm_eval.api.instance import Instance
 
@@ -73,7 +73,9 @@ class Exl2LM(TemplateLM):
             options.pretrained, revision=options.revision, subfolder=options.subfolder
         )
         self.checkpoint = Checkpoint(self._location.directory)
-        self.tokenizer: Any = load_tokenizer(options, self._location.directory)
+        self.tokenizer: Any = configure_pad_token(
+            load_tokenizer(options, self._location.directory)
+        )
         self.encoder = Encoder(
             self.tokenizer,
             add_bos_token=options.add_bos_token,
@@ -81,12 +83,11 @@ class Exl2LM(TemplateLM):
         )
         self.engine = open_engine(self.checkpoint, options)
         self._device = self.engine.info.device
-        self._window = resolve_window(options, self.engine.info, self.tokenizer)
-        self.think_end = chat.resolve_think_end(self.tokenizer, options.think_end_token)
+        self._window = resolve_window(options, self.engine.info)
+        self.think_end = chat.resolve_think_end(self.encoder, options.think_end_token)
         self._budget = Budget(
             options.max_batch_tokens, options.batch_size or options.max_batch_size
         )
-        self.tokenizer = configure_pad_token(self.tokenizer)
         self._chat = chat.ChatTemplates(
             self.tokenizer, options.chat_template_args, enable_thinking=options.enable_thinking
         )
@@ -255,22 +256,17 @@ class Exl2LM(TemplateLM):
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
         """Score whole documents in the harness's windows; see `LM.loglikelihood_rolling`."""
-        windows: list[Encoded] = []
-        document_of: list[int] = []
-        for number, request in enumerate(requests):
-            cut = self.encoder.encode_windows(request.args[0], self._window)
-            windows.extend(cut)
-            document_of.extend([number] * len(cut))
-        waiting = [document_of.count(number) for number in range(len(requests))]
+        cuts = [self.encoder.encode_windows(r.args[0], self._window) for r in requests]
+        document_of = [number for number, cut in enumerate(cuts) for _ in cut]
         parts: list[list[float]] = [[] for _ in requests]
         with self._progress(len(requests), "loglikelihood_rolling", disable_tqdm) as progress:
-            for index, (logprob, _) in self._score(windows):
+            for index, (logprob, _) in self._score([window for cut in cuts for window in cut]):
                 number = document_of[index]
                 parts[number].append(logprob)
-                if len(parts[number]) == waiting[number]:
+                if len(parts[number]) == len(cuts[number]):
                     total = math.fsum(parts[number])
-                    text = requests[number].args[0]
-                    self.cache_hook.add_partial("loglikelihood_rolling", (text,), total)
+                    arguments = requests[number].args
+                    self.cache_hook.add_partial("loglikelihood_rolling", arguments, total)
                     self._advance(progress)
         return [math.fsum(part) for part in parts]
 
@@ -301,20 +297,19 @@ class Exl2LM(TemplateLM):
                 self._window,
                 longest,
             )
-        self._check_ids(wanted)
+        self._check_ids(ids for r in wanted for ids in (r.context_ids, r.target_ids))
         for score in scoring.score(wanted, self.engine, self._budget):
             yield score.index, (score.logprob, score.is_greedy)
 
-    def _check_ids(self, requests: list[ScoreRequest]) -> None:
+    def _check_ids(self, sequences: Iterable[Sequence[int]]) -> None:
         """Refuse token ids the model has no embedding for."""
         vocabulary = self.engine.info.vocab_size
-        if len(self.tokenizer) <= vocabulary:
+        if self.encoder.largest_id < vocabulary:
             return
-        for request in requests:
-            largest = max(*request.context_ids, *request.target_ids)
-            if largest >= vocabulary:
+        for ids in sequences:
+            if max(ids) >= vocabulary:
                 raise RequestError(
-                    f"the tokenizer gives token {largest}, but the model knows {vocabulary}; "
+                    f"the tokenizer gives token {max(ids)}, but the model knows {vocabulary}; "
                     "use the checkpoint's own tokenizer"
                 )
 
@@ -328,6 +323,7 @@ class Exl2LM(TemplateLM):
         """
         maker = PromptMaker(self.encoder, self.options, self.checkpoint.directory, self._window)
         jobs = maker.make([request.args for request in requests])
+        self._check_ids(prompt.token_ids for prompt in jobs.prompts)
         texts = [""] * len(requests)
         with self._progress(len(requests), "generate_until", disable_tqdm) as progress:
             continuations = generation.generate(

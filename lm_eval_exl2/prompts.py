@@ -110,6 +110,8 @@ class PromptMaker:
     def _prompt(self, index: int, context: str, arguments: Any) -> tuple[Prompt, list[str], bool]:
         if not isinstance(arguments, dict):
             raise RequestError(f"generation arguments are {arguments!r}, expected a dictionary")
+        if isinstance(arguments.get("until"), tuple | None):
+            arguments = arguments | {"until": list(arguments.get("until") or ())}
         given: dict[str, Any] = dict(normalize_gen_kwargs(arguments, self._options.max_gen_toks))
         until = handle_stop_sequences(list(given.pop("until", [])), eos=self._eos_text or None)
         if not all(isinstance(stop, str) for stop in until):
@@ -122,6 +124,8 @@ class PromptMaker:
                 f"max_gen_toks={wanted} leaves no room for a prompt in max_length="
                 f"{self._max_length}; lower the one or raise the other"
             )
+        if wanted < 0:
+            raise RequestError(f"max_gen_toks={wanted}: expected 0 or more")
         kept, _ = maybe_truncate(
             ids,
             wanted,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def resolve_window(options: Options, info: EngineInfo, tokenizer: Any) -> int:
+def resolve_window(options: Options, info: EngineInfo) -> int:
     """Return the context window: the one asked for, else the model's.
 
     Raises:

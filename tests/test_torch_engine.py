@@ -61,6 +61,8 @@ def assert_close(found, expected, tolerance=1e-4):
 def saved(name, folder):
     model = build(name, random.Random(1))
     save(model, folder)
+    # Older transformers leave the soft-cap out of their fused attention.
+    model.set_attn_implementation("eager")
     return model
 
 

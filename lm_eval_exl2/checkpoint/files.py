@@ -55,11 +55,12 @@ def read_json(path: Path) -> dict[str, Any]:
         ModelFormatError: the file is absent, unreadable, not JSON or not an object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelFormatError(f"{path} not found, expected a checkpoint directory") from error
+        text = path.read_text(encoding="utf-8") if path.is_file() else None
+        content = json.loads(text) if text is not None else None
     except (OSError, RecursionError, ValueError) as error:
         raise ModelFormatError(f"{path} is not readable JSON: {_one_line(error)}") from error
+    if text is None:
+        raise ModelFormatError(f"{path} not found, expected a checkpoint directory")
     if not isinstance(content, dict):
         raise ModelFormatError(f"{path} holds a {type(content).__name__}, expected an object")
     return cast("dict[str, Any]", content)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 
@@ -121,8 +121,7 @@ def read_groups(q_groups: torch.Tensor, shapes: Shapes) -> list[Group]:
             multiple of what the kernels take at a time, or a total that differs from the
             number of input features.
     """
-    stored: list[int] = q_groups.tolist()
-    table = [value & 0xFFFF for value in stored]
+    table = [value & 0xFFFF for value in cast("list[int]", q_groups.tolist())]
     bits, starts = table[0::2], table[1::2]
     ends = [*starts[1:], shapes.words]
     if starts[0] != 0:
@@ -234,12 +233,9 @@ def _decode_codes(words: torch.Tensor, groups: list[Group], in_features: int) ->
 
 def _may_overflow(steps_GN: torch.Tensor, groups: list[Group]) -> bool:
     """Whether the largest code of some group times its largest step leaves float16."""
-    largest_G: list[float] = steps_GN.abs().amax(dim=1).tolist()
-    limit = torch.finfo(torch.float16).max
-    return any(
-        largest * (1 << (group.bits - 1)) > limit
-        for largest, group in zip(largest_G, groups, strict=True)
-    )
+    codes_G = torch.tensor([1 << (group.bits - 1) for group in groups], device=steps_GN.device)
+    largest_G = steps_GN.abs().amax(dim=1).float() * codes_G
+    return bool((largest_G > torch.finfo(torch.float16).max).any())
 
 
 def unpack_codes(words: torch.Tensor, bits: int) -> torch.Tensor:

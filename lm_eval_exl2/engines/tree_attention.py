@@ -102,19 +102,22 @@ class Block:
         default_factory=dict[tuple[int | None, int], torch.Tensor]
     )
 
-    def mask(self, window: int | None, repeats: int) -> torch.Tensor:
-        """Return the boolean mask of a layer, made once per step.
+    def mask(self, window: int | None, repeats: int, dtype: torch.dtype) -> torch.Tensor:
+        """Return what to add to a layer's attention scores, made once per step.
 
         Args:
             window: The layer's sliding window; None without one.
             repeats: Query heads per key-value head; the mask's rows are repeated that often.
+            dtype: Of the scores; an additive mask saves attention a conversion per layer.
         """
         if (window, repeats) not in self._masks:
             inside = self.visible_QK
             if window is not None:
                 # transformers admits the `window` most recent keys, the query's own included.
                 inside = inside & (self.distance_QK < window)
-            self._masks[window, repeats] = inside.repeat(repeats, 1)
+            added = torch.zeros(inside.shape, dtype=dtype, device=inside.device)
+            added.masked_fill_(~inside, float("-inf"))
+            self._masks[window, repeats] = added.repeat(repeats, 1)
         return self._masks[window, repeats]
 
 
@@ -143,7 +146,7 @@ class Step:
             keys, values = stored[id(block.buffer)]
             if block.keys is not None:
                 keys, values = keys.index_select(2, block.keys), values.index_select(2, block.keys)
-            mask = block.mask(options.window, query.shape[1] // keys.shape[1])
+            mask = block.mask(options.window, query.shape[1] // keys.shape[1], query.dtype)
             output[:, :, block.queries] = _attend_block(
                 query[:, :, block.queries], keys, values, mask, options
             )
@@ -180,8 +183,7 @@ def _attend_block(
         )
     else:
         scores = folded @ keys.transpose(2, 3) * options.scaling
-        scores = torch.tanh(scores / options.softcap) * options.softcap
-        scores = scores.masked_fill(~mask, float("-inf"))
+        scores = torch.tanh(scores / options.softcap) * options.softcap + mask
         result = F.softmax(scores, dim=-1, dtype=torch.float32).to(values.dtype) @ values
     return result.reshape(1, heads, count, -1)
 
