@@ -5,8 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
+import tiny
 import torch
+import transformers
 from architecture_cases import CASES, MULTIMODAL_CASES, build
+from oracles import gptq_weight
 from test_architectures import save
 
 from lm_eval_exl2.checkpoint import Checkpoint
@@ -156,6 +159,31 @@ def test_packed_weights_work_for_fused_transposed_and_tied_layers(tmp_path, name
         for memory in ("decoded", "packed")
     ]
     assert both[0] == both[1]
+
+
+@pytest.mark.parametrize("memory", ["decoded", "packed"])
+@pytest.mark.parametrize("order", ["random", "none"])
+def test_a_gptq_directory_scores_like_its_decoded_weights(tmp_path, memory, order):
+    tensors = tiny.gptq_tensors(order=order)
+    folder = tiny.write(tmp_path, tensors, tiny.CONFIG | tiny.GPTQ)
+    config = transformers.LlamaConfig(**tiny.CONFIG)
+    model = transformers.LlamaForCausalLM(config).eval()
+    state = {}
+    for name in model.state_dict():
+        module = name.removesuffix(".weight")
+        parts = {
+            n: tensors[f"{module}.{n}"]
+            for n in ("qweight", "qzeros", "scales", "g_idx")
+            if f"{module}.{n}" in tensors
+        }
+        weight = gptq_weight(parts, 32, 1) if parts else tensors[name]
+        state[name] = torch.as_tensor(weight).float()
+    model.load_state_dict(state)
+    requests = random_requests(seed=12)
+    engine = TorchEngine(Checkpoint(folder), device="cpu", weight_memory=memory)
+    assert_close(
+        in_order(score(requests, engine, Budget(64))), one_by_one(model, requests), tolerance=1e-3
+    )
 
 
 def test_packed_weights_are_refused_where_they_cannot_work(tmp_path, llama):
