@@ -21,7 +21,7 @@ ABSOLUTE_TOLERANCE = 1e-4
 RELATIVE_TOLERANCE = 1e-6
 
 
-def compare_run(run: dict[str, Any], model: Any) -> dict[str, Any]:
+def compare_run(run: dict[str, Any], model: Any, task_manager: Any) -> dict[str, Any]:
     """Repeat one reference run and count what differs."""
     from lm_eval import simple_evaluate
 
@@ -32,6 +32,7 @@ def compare_run(run: dict[str, Any], model: Any) -> dict[str, Any]:
         limit=run["limit"],
         log_samples=True,
         bootstrap_iters=0,
+        task_manager=task_manager,
     )
     assert found is not None
     outcome: dict[str, Any] = {"requests": 0, "disagreements": [], "largest_difference": 0.0}
@@ -95,7 +96,11 @@ def _difference(theirs: Any, ours: Any) -> float | None:
 def measure(reference: Path, models: Path, data: Path, batch_sizes: list[str]) -> dict[str, Any]:
     """Repeat all runs of a reference file at several batch sizes."""
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
+    from lm_eval.tasks import TaskManager
+
     from lm_eval_exl2.lm import Exl2LM
+
+    task_manager = TaskManager()  # scans thousands of files: once is enough
 
     runs = json.loads(reference.read_text())
     models = models.resolve()
@@ -119,7 +124,7 @@ def measure(reference: Path, models: Path, data: Path, batch_sizes: list[str]) -
                     batch_size=batch_size,
                     disable_tqdm=True,
                 )
-            outcome = compare_run(run, loaded[name])
+            outcome = compare_run(run, loaded[name], task_manager)
             total["runs"] += 1
             total["requests"] += outcome["requests"]
             total["disagreements"] += len(outcome["disagreements"])

@@ -211,6 +211,11 @@ def test_longrope_repeats_the_original_length_where_exllamav2_looks():
     assert config["original_max_position_embeddings"] == 4096
 
 
+def test_starcoder2_says_its_norm_epsilon_in_the_word_exllamav2_reads():
+    config = quantized_config({"norm_epsilon": 1e-5}, 4.0, 6)
+    assert (config["norm_epsilon"], config["layer_norm_epsilon"]) == (1e-5, 1e-5)
+
+
 def test_position_keys_per_layer_type_and_older_keys_stay_as_they_are():
     nested = {"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}
     assert quantized_config({"text_config": nested}, 4.0, 6)["text_config"] == nested

@@ -216,6 +216,8 @@ def quantized_config(raw: dict[str, Any], bits: float, head_bits: int) -> dict[s
         rope = part.get("rope_parameters")
         if isinstance(rope, dict) and "rope_theta" in rope:
             _add_older_rope_keys(part, rope)  # pyright: ignore[reportUnknownArgumentType]
+    if "norm_epsilon" in config:  # Starcoder2: exllamav2 asks for GPT-2's word
+        config.setdefault("layer_norm_epsilon", config["norm_epsilon"])
     config["quantization_config"] = {
         "quant_method": "exl2",
         "version": "0.3.2",
