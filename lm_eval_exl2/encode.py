@@ -4,6 +4,7 @@ Pairs are split and windows are cut by the harness's own functions; what is ours
 are tokenized in batches and once each, that the BOS rule is applied to every string by itself,
 and that generated text keeps its leading space. Forwards nothing.
 """
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 

@@ -16,10 +16,10 @@ import os
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-# Registering before the built-in models are would keep them from ever being registered.
-import lm_eval.models
 from lm_eval.api.model import CacheHook, TemplateLM
 from lm_eval.api.registry import register_model
+
+# This import registers the built-in models; registered first, ours would keep them out.
 from lm_eval.models.utils import configure_pad_token, postprocess_generated_text, truncate_tokens
 from tqdm import tqdm
 
@@ -73,9 +73,7 @@ class Exl2LM(TemplateLM):
             options.pretrained, revision=options.revision, subfolder=options.subfolder
         )
         self.checkpoint = Checkpoint(self._location.directory)
-        self.tokenizer: Any = configure_pad_token(
-            load_tokenizer(options, self._location.directory)
-        )
+        self.tokenizer: Any = configure_pad_token(load_tokenizer(options, self._location.directory))
         self.encoder = Encoder(
             self.tokenizer,
             add_bos_token=options.add_bos_token,
@@ -89,7 +87,9 @@ class Exl2LM(TemplateLM):
             options.max_batch_tokens, options.batch_size or options.max_batch_size
         )
         self._chat = chat.ChatTemplates(
-            self.tokenizer, options.chat_template_args, enable_thinking=options.enable_thinking
+            self.tokenizer,
+            options.chat_template_args or {},
+            enable_thinking=options.enable_thinking,
         )
         logger.info(
             "%s: %s, engine %s on %s in %s, window %d tokens",
@@ -378,6 +378,3 @@ def _refuse_several_processes() -> None:
             f"started by a launcher with {processes} processes, but exl2 runs in one; start it "
             "with --num_processes 1"
         )
-
-
-assert lm_eval.models is not None  # noqa: S101 - imported for its side effect, see above

@@ -31,12 +31,31 @@ logger = logging.getLogger(__name__)
 _DEFAULTS: dict[str, Any] = {"temperature": 1.0, "top_k": 50}
 _PENALTIES = ("repetition_penalty", "no_repeat_ngram_size")
 _WARPERS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+_WHOLE = ("no_repeat_ngram_size", "top_k")
 # Arguments that change nothing at these values.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "num_beams": (1, None),
     "num_return_sequences": (1, None),
     "use_cache": (True, None),
     "early_stopping": (False, None),
+}
+# Settings of generation_config.json that change what transformers says and are not acted on here,
+# with the values at which they change nothing.
+_UNHEARD: dict[str, tuple[Any, ...]] = {
+    "num_beams": (1,),
+    "min_length": (0,),
+    "min_new_tokens": (0,),
+    "encoder_repetition_penalty": (1.0,),
+    "guidance_scale": (1.0,),
+    "suppress_tokens": ([],),
+    "begin_suppress_tokens": ([],),
+    "bad_words_ids": ([],),
+    "sequence_bias": ([], {}),
+    "forced_bos_token_id": (),
+    "forced_eos_token_id": (),
+    "exponential_decay_length_penalty": (),
+    "penalty_alpha": (),
+    "stop_strings": ([],),
 }
 
 
@@ -62,12 +81,24 @@ class PromptMaker:
         self._options = options
         self._max_length = max_length
         self._defaults = read_json(path) if path.is_file() else read_json(directory / "config.json")
+        self._warn_of_unheard()
         self.eos_ids = self._find_eos()
         self._eos_text: str = (
             encoder.tokenizer.decode(encoder.tokenizer.eos_token_id, skip_special_tokens=False)
             if encoder.tokenizer.eos_token_id is not None
             else ""
         )
+
+    def _warn_of_unheard(self) -> None:
+        for name, neutral in _UNHEARD.items():
+            value = self._defaults.get(name)
+            if value is not None and value not in neutral:
+                logger.warning(
+                    "%s=%r of the checkpoint's generation_config.json is not supported and has no "
+                    "effect; `hf` would act on it",
+                    name,
+                    value,
+                )
 
     def _find_eos(self) -> frozenset[int]:
         """Collect every token that ends a text: the checkpoint's list and the tokenizer's own."""
@@ -108,36 +139,40 @@ class PromptMaker:
         return jobs
 
     def _prompt(self, index: int, context: str, arguments: Any) -> tuple[Prompt, list[str], bool]:
-        if not isinstance(arguments, dict):
-            raise RequestError(f"generation arguments are {arguments!r}, expected a dictionary")
-        if isinstance(arguments.get("until"), tuple | None):
-            arguments = arguments | {"until": list(arguments.get("until") or ())}
-        given: dict[str, Any] = dict(normalize_gen_kwargs(arguments, self._options.max_gen_toks))
-        until = handle_stop_sequences(list(given.pop("until", [])), eos=self._eos_text or None)
-        if not all(isinstance(stop, str) for stop in until):
-            raise RequestError(f"until={until!r}: expected strings")
-        wanted = int(given.pop("max_gen_toks"))
-        ids = self._encoder.encode_prompt(context, truncation=self._options.truncation)
-        ids = ids or [self._encoder.prefix_token_id]
-        if wanted >= self._max_length:
+        given = self._normalized(arguments)
+        until = self._stops(given.pop("until"))
+        wanted = given.pop("max_gen_toks")
+        if not 0 <= wanted < self._max_length:
             raise RequestError(
                 f"max_gen_toks={wanted} leaves no room for a prompt in max_length="
                 f"{self._max_length}; lower the one or raise the other"
             )
-        if wanted < 0:
-            raise RequestError(f"max_gen_toks={wanted}: expected 0 or more")
-        kept, _ = maybe_truncate(
-            ids,
-            wanted,
-            self._max_length,
-            side=self._options.truncation_side,
-            verbose=False,  # type: ignore[arg-type]
-        )
+        ids = self._encoder.encode_prompt(context, truncation=self._options.truncation)
+        ids = ids or [self._encoder.prefix_token_id]
+        side: Any = self._options.truncation_side
+        kept, _ = maybe_truncate(ids, wanted, self._max_length, side=side, verbose=False)
         if (total := given.pop("max_length", None)) is not None:
             wanted = max(0, int(total) - len(kept))  # as in transformers: prompt and text together
         minimum = int(given.pop("min_new_tokens", None) or 0)
         sampling = self._sampling(given)
         return Prompt(index, kept, wanted, minimum, until, sampling), until, len(kept) < len(ids)
+
+    def _normalized(self, arguments: Any) -> dict[str, Any]:
+        """Return generation arguments under one name each, by the harness's own function."""
+        if not isinstance(arguments, dict):
+            raise RequestError(f"generation arguments are {arguments!r}, expected a dictionary")
+        try:
+            return dict(normalize_gen_kwargs(arguments, self._options.max_gen_toks))
+        except (TypeError, ValueError) as error:
+            raise RequestError(f"generation arguments {arguments!r}: {error}") from error
+
+    def _stops(self, until: Any) -> list[str]:
+        """Return stop strings and the text of EOS; `until: null` in a task asks for none."""
+        if until == [None]:
+            until = []
+        if not all(isinstance(stop, str) for stop in until):
+            raise RequestError(f"until={until!r}: expected strings")
+        return handle_stop_sequences(list(until), eos=self._eos_text or None)
 
     def _sampling(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return sampling parameters: the request's, else the checkpoint's, else the defaults."""
@@ -155,5 +190,13 @@ class PromptMaker:
         is_sampling = bool(given.get("do_sample")) and given.get("temperature") != 0.0
         names = _PENALTIES + (_WARPERS if is_sampling else ())
         merged = _DEFAULTS | {n: v for n, v in self._defaults.items() if v is not None} | given
-        chosen = {name: merged[name] for name in names if merged.get(name) is not None}
+        chosen = {n: _number(n, merged[n]) for n in names if merged.get(n) is not None}
         return chosen | ({"do_sample": True} if is_sampling else {})
+
+
+def _number(name: str, value: Any) -> float | int:
+    """Return a sampling parameter as the type transformers insists on (tasks say `top_p: 1`)."""
+    try:
+        return int(value) if name in _WHOLE else float(value)
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"generation argument {name}={value!r}: expected a number") from error
