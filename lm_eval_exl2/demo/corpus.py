@@ -82,7 +82,7 @@ def training_documents(count: int) -> Iterator[str]:
     rng = random.Random(SEED)
     makers = (_town_document, _question_document, _sum_document, _story_document)
     for _ in range(count):
-        yield rng.choices(makers, weights=(3, 2, 4, 6))[0](rng)
+        yield rng.choices(makers, weights=(4, 3, 2, 9))[0](rng)
 
 
 def evaluation_sets() -> dict[str, list[Document]]:
@@ -154,9 +154,8 @@ def _story(rng: random.Random, template: StoryTemplate, *, held_out: bool) -> st
         slots = dict(zip("abc", rng.sample(PEOPLE, 3), strict=True))
         slots |= zip("xyz", rng.sample(THINGS, 3), strict=True)
         slots |= zip("pqr", rng.sample(ROOMS, 3), strict=True)
-        last, *others = rng.sample(range(3), 3)
+        last = rng.randrange(3)
         slots |= {"a1": slots["abc"[last]], "x1": slots["xyz"[last]], "p1": slots["pqr"[last]]}
-        slots |= {"x2": slots["xyz"[others[0]]], "x3": slots["xyz"[others[1]]]}
         body = template.text.format(**slots, middle=rng.choice(MIDDLES))
         story = f"{rng.choice(OPENINGS)} {body}"
         if is_held_out(plain(story)) == held_out:
