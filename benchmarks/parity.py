@@ -69,6 +69,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             "compared": compared["requests_compared"],
             "disagreements": compared["disagreements"],
             "largest_difference": compared["largest_loglikelihood_difference"],
+            "largest_share_of_tolerance": compared["largest_share_of_tolerance"],
         },
         "damaged checkpoints (crashes)": {
             "compared": damaged["damaged_checkpoints_read"],
@@ -81,6 +82,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             "compared": scores["requests"],
             "disagreements": scores["disagreements"],
             "largest_difference": scores["largest_difference"],
+            "largest_share_of_tolerance": scores["largest_share"],
         }
     if args.data and args.models:
         counted = tokens.measure(

@@ -53,12 +53,19 @@ def architectures_list() -> str:
 def parity_table() -> str:
     """Return what the parity measurement found."""
     found: dict[str, Any] = json.loads((RESULTS / "parity.json").read_text())
-    rows = ["| check | compared | disagreements | largest log-likelihood difference |"]
+    rows = [
+        "| check | compared | disagreements | largest difference, as a share of the tolerance |"
+    ]
     rows.append("| --- | ---: | ---: | ---: |")
     for name, part in found["checks"].items():
-        largest = part.get("largest_difference")
-        shown = "" if largest is None else f"{largest:.1e}"
+        share = part.get("largest_share_of_tolerance")
+        shown = "" if share is None else f"{share:.0%}"
         rows.append(f"| {name} | {part['compared']:,} | {part['disagreements']} | {shown} |")
+    rows += [
+        "",
+        "A log-likelihood L may differ by max(1e-4, 1e-6 · |L|); accuracies, greedy flags and text "
+        "must be equal.",
+    ]
     rows += ["", f"Measured on {found['date']}: `{found['command']}`."]
     return "\n".join(rows)
 

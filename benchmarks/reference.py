@@ -36,6 +36,7 @@ def compare_run(run: dict[str, Any], model: Any, task_manager: Any) -> dict[str,
     )
     assert found is not None
     outcome: dict[str, Any] = {"requests": 0, "disagreements": [], "largest_difference": 0.0}
+    outcome["largest_share"] = 0.0
     for task, expected in run["results"].items():
         for metric, value in expected.items():
             if "stderr" not in metric and isinstance(value, int | float):
@@ -59,12 +60,12 @@ def _compare_samples(
         for theirs, ours in answers:
             outcome["requests"] += 1
             difference = _difference(theirs, ours)
-            if difference is None or difference > max(
-                ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE * abs(_number(theirs))
-            ):
+            allowed = max(ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE * abs(_number(theirs)))
+            if difference is None or difference > allowed:
                 outcome["disagreements"].append([task, sample["doc_id"], theirs, ours])
-            else:
-                outcome["largest_difference"] = max(outcome["largest_difference"], difference)
+                continue
+            outcome["largest_difference"] = max(outcome["largest_difference"], difference)
+            outcome["largest_share"] = max(outcome["largest_share"], difference / allowed)
 
 
 def _flat(responses: list[Any]) -> list[Any]:
@@ -111,7 +112,7 @@ def measure(reference: Path, models: Path, data: Path, batch_sizes: list[str]) -
         "disagreements": 0,
         "largest_difference": 0.0,
     }
-    total["examples"] = []
+    total |= {"largest_share": 0.0, "examples": []}
     for batch_size in batch_sizes:
         loaded: dict[str, Any] = {}
         for run in runs:
@@ -129,8 +130,9 @@ def measure(reference: Path, models: Path, data: Path, batch_sizes: list[str]) -
             total["requests"] += outcome["requests"]
             total["disagreements"] += len(outcome["disagreements"])
             total["examples"] += outcome["disagreements"][:3]
-            largest = max(total["largest_difference"], outcome["largest_difference"])
-            total["largest_difference"] = largest
+            for name_of_largest in ("largest_difference", "largest_share"):
+                largest = max(total[name_of_largest], outcome[name_of_largest])
+                total[name_of_largest] = largest
             print(
                 name,
                 run["tasks"],

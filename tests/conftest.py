@@ -6,6 +6,12 @@ A test that changes a model (a chat template, a cache hook) loads one of its own
 from functools import cache
 
 import pytest
+import torch
+
+
+def pytest_configure():
+    """Compute on one thread: for models this small, handing work to a second costs more."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -30,8 +30,6 @@ from lm_eval_exl2.checkpoint.architectures import ARCHITECTURES
 from lm_eval_exl2.checkpoint.writer import quantize_directory
 from lm_eval_exl2.errors import ModelFormatError
 
-torch.set_num_threads(1)  # for models this small more threads only wait for each other
-
 SHORT_NAMES = ("q_weight", "q_invperm", "q_scale", "q_scale_max", "q_groups")
 
 

@@ -15,8 +15,6 @@ from lm_eval_exl2.checkpoint import decode, gptq
 from lm_eval_exl2.checkpoint import format as exl2
 from lm_eval_exl2.errors import ModelFormatError
 
-torch.set_num_threads(1)  # for tensors this small more threads only wait for each other
-
 GOLDEN = Path(__file__).parent / "data" / "exl2_golden.safetensors"
 with safe_open(str(GOLDEN), framework="pt") as _file:
     CASES = json.loads(_file.metadata()["cases"])

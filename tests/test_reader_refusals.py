@@ -10,8 +10,6 @@ import torch
 from lm_eval_exl2.checkpoint import Checkpoint
 from lm_eval_exl2.errors import Exl2EvalError, ModelFormatError
 
-torch.set_num_threads(1)  # for tensors this small more threads only wait for each other
-
 Q_PROJ = "model.layers.0.self_attn.q_proj"
 SHORT_NAMES = ("q_weight", "q_invperm", "q_scale", "q_scale_max", "q_groups")
 

@@ -99,10 +99,13 @@ def _train_metaspace(special):
     tokenizer = Tokenizer(models.BPE(unk_token=special[0]))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
+    # Everything else falls back to bytes. Named, since frequency alone leaves it to chance.
+    alphabet = [*sorted({c for line in CORPUS for c in line if c.isascii() and c != " "}), *"▁ïи日"]
     trainer = trainers.BpeTrainer(
         vocab_size=420,
         special_tokens=[*special, *byte_tokens],
-        limit_alphabet=60,  # the rest falls back to bytes
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
         show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)

@@ -6,8 +6,6 @@ import transformers
 from lm_eval_exl2.checkpoint.architectures import ARCHITECTURES
 from lm_eval_exl2.checkpoint.shards import write_json
 
-torch.set_num_threads(1)  # tensors this small gain nothing from threads, and wait for each other
-
 _LLAMA = {
     "hidden_size": 64,
     "intermediate_size": 128,
