@@ -20,8 +20,7 @@ from lm_eval.api.model import CacheHook, TemplateLM
 from lm_eval.api.registry import register_model
 
 # This import registers the built-in models; registered first, ours would keep them out.
-from lm_eval.models.utils import configure_pad_token, postprocess_generated_text, truncate_tokens
-from tqdm import tqdm
+from lm_eval.models.utils import configure_pad_token, postprocess_generated_text
 
 from lm_eval_exl2 import __version__, chat, generation, scoring
 from lm_eval_exl2.cache_guard import check_cache
@@ -30,11 +29,12 @@ from lm_eval_exl2.checkpoint.locate import locate
 from lm_eval_exl2.encode import Encoder, load_tokenizer
 from lm_eval_exl2.engines.select import open_engine
 from lm_eval_exl2.errors import OptionError, RequestError
+from lm_eval_exl2.fitting import check_ids, fit_window
 from lm_eval_exl2.options import parse_options
 from lm_eval_exl2.plan import Budget
+from lm_eval_exl2.progress import Progress
 from lm_eval_exl2.prompts import PromptMaker
 from lm_eval_exl2.provenance import describe, resolve_window
-from lm_eval_exl2.records import ScoreRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -249,7 +249,7 @@ class Exl2LM(TemplateLM):
                 text = requests[index][0]
                 if text is not None:
                     self.cache_hook.add_partial("loglikelihood", text, answer)
-                self._advance(progress)
+                progress.advance()
         return answers
 
     def loglikelihood_rolling(
@@ -260,58 +260,36 @@ class Exl2LM(TemplateLM):
         document_of = [number for number, cut in enumerate(cuts) for _ in cut]
         parts: list[list[float]] = [[] for _ in requests]
         with self._progress(len(requests), "loglikelihood_rolling", disable_tqdm) as progress:
+
+            def finish(number: int) -> None:
+                total = math.fsum(parts[number])
+                arguments = requests[number].args
+                self.cache_hook.add_partial("loglikelihood_rolling", arguments, total)
+                progress.advance()
+
+            for number, cut in enumerate(cuts):
+                if not cut:
+                    finish(number)  # an empty document, and a tokenizer that adds no BOS
             for index, (logprob, _) in self._score([window for cut in cuts for window in cut]):
                 number = document_of[index]
                 parts[number].append(logprob)
                 if len(parts[number]) == len(cuts[number]):
-                    total = math.fsum(parts[number])
-                    arguments = requests[number].args
-                    self.cache_hook.add_partial("loglikelihood_rolling", arguments, total)
-                    self._advance(progress)
+                    finish(number)
         return [math.fsum(part) for part in parts]
 
     def _score(self, requests: list[Encoded]) -> Iterator[tuple[int, Answer]]:
         """Yield (index, answer) for all requests, those with nothing to score first."""
-        wanted: list[ScoreRequest] = []
-        cut = longest = 0
-        for index, (_, context, target) in enumerate(requests):
-            if not target:
-                yield index, (0.0, True)  # the empty product: nothing was asked
-                continue
-            if len(target) > self._window:
-                raise RequestError(
-                    f"a continuation has {len(target)} tokens, but the window holds "
-                    f"{self._window}; raise max_length or drop the document"
-                )
-            # As in `hf`: the window holds max_length inputs, and the last token is not one.
-            kept = truncate_tokens([*context, *target], self._window + 1, side="left")
-            surplus = len(context) + len(target) - len(kept)
-            cut, longest = cut + bool(surplus), max(longest, surplus)
-            split = len(kept) - len(target)
-            wanted.append(ScoreRequest(index, kept[:split], kept[split:]))
-        if cut:
-            logger.warning(
-                "%d of %d requests exceed max_length=%d; up to %d tokens were cut from the left",
-                cut,
-                len(requests),
-                self._window,
-                longest,
-            )
-        self._check_ids(ids for r in wanted for ids in (r.context_ids, r.target_ids))
-        for score in scoring.score(wanted, self.engine, self._budget):
+        fitted = fit_window(requests, self._window)
+        self._check_ids(ids for r in fitted.wanted for ids in (r.context_ids, r.target_ids))
+        for index in fitted.empty:
+            yield index, (0.0, True)
+        for score in scoring.score(fitted.wanted, self.engine, self._budget):
             yield score.index, (score.logprob, score.is_greedy)
 
     def _check_ids(self, sequences: Iterable[Sequence[int]]) -> None:
-        """Refuse token ids the model has no embedding for."""
         vocabulary = self.engine.info.vocab_size
-        if self.encoder.largest_id < vocabulary:
-            return
-        for ids in sequences:
-            if max(ids) >= vocabulary:
-                raise RequestError(
-                    f"the tokenizer gives token {max(ids)}, but the model knows {vocabulary}; "
-                    "use the checkpoint's own tokenizer"
-                )
+        if self.encoder.largest_id >= vocabulary:
+            check_ids(sequences, vocabulary)
 
     # -- generation ------------------------------------------------------------------------
 
@@ -348,7 +326,7 @@ class Exl2LM(TemplateLM):
                 for index in jobs.same_as[found.index]:
                     texts[index] = text
                     self.cache_hook.add_partial("generate_until", requests[index].args, text)
-                    self._advance(progress)
+                    progress.advance()
         return texts
 
     # -- progress --------------------------------------------------------------------------
@@ -356,14 +334,8 @@ class Exl2LM(TemplateLM):
     def _quiet(self, disable_tqdm: bool) -> bool:
         return disable_tqdm or self.options.disable_tqdm or self.rank != 0
 
-    def _progress(self, total: int, kind: str, disable_tqdm: bool) -> tqdm[Any]:
-        self._tokens_before = self.engine.counts.forwarded
-        return tqdm(total=total, desc=f"Running {kind} requests", disable=self._quiet(disable_tqdm))
-
-    def _advance(self, progress: tqdm[Any]) -> None:
-        tokens = self.engine.counts.forwarded - self._tokens_before
-        progress.set_postfix_str(f"{tokens} tokens", refresh=False)
-        progress.update(1)
+    def _progress(self, total: int, kind: str, disable_tqdm: bool) -> Progress:
+        return Progress(total, kind, self.engine.counts, quiet=self._quiet(disable_tqdm))
 
 
 def _refuse_several_processes() -> None:

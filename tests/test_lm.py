@@ -11,13 +11,13 @@ import logging
 import pytest
 import text_models
 from asking import ask, roll, score, speak
-from lm_eval.api.model import CachingLM
+from lm_eval.api.model import CachingLM, hash_args
 
 from lm_eval_exl2.errors import CacheMismatchError, OptionError, RequestError
 from lm_eval_exl2.lm import Exl2LM
 
 WINDOW = text_models.WINDOW
-KINDS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
+REQUEST_TYPES = ("loglikelihood", "loglikelihood_rolling", "generate_until")
 PAIRS = [
     *((f"Question {i}: What is it?\nAnswer:", f" {letter}") for i in range(3) for letter in "ABCD"),
     *(("It was not", text) for text in (" amused", " amused, it said.", "", " a fox")),
@@ -92,7 +92,7 @@ def test_duplicates_are_answered_each_and_computed_once(exl2):
     assert lm.engine.counts.forwarded - between == between - before
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", REQUEST_TYPES)
 def test_no_requests_get_no_answers(exl2, kind):
     assert getattr(exl2("bos"), kind)([]) == []
 
@@ -317,27 +317,30 @@ def test_the_tokenizer_name_changes_with_everything_that_changes_a_request(tmp_p
 # -- the response cache ---------------------------------------------------------------------
 
 
-def test_finished_requests_are_cached_under_their_own_arguments_as_they_come(own):
-    lm = own("bos", max_batch_tokens=20)
+@pytest.mark.parametrize("kind", ["bos", "plain"])
+def test_finished_requests_are_cached_under_their_own_arguments_as_they_come(own, kind):
+    lm = own(kind, max_batch_tokens=20)
     hook = Hook(lm.engine)
     lm.set_cache_hook(hook)
-    documents = ("", *text_models.CORPUS[:3])
     arguments = {"until": ["\n"], "max_gen_toks": 4}
-    answers = {
-        "loglikelihood": score(lm, *PAIRS),
-        "loglikelihood_rolling": roll(lm, *documents),
-        "generate_until": speak(lm, *PROMPTS, *PROMPTS[:2], **arguments),
-    }
-    asked = {
-        "loglikelihood": PAIRS,
-        "loglikelihood_rolling": [(document,) for document in documents],
-        "generate_until": [(prompt, arguments) for prompt in (*PROMPTS, *PROMPTS[:2])],
-    }
-    for kind in KINDS:
-        told = [(request, answer) for k, request, answer in hook.told if k == kind]
-        expected = list(zip(asked[kind], answers[kind], strict=True))
-        assert sorted(told, key=repr) == sorted(expected, key=repr)
-    assert len(set(hook.forwarded)) > 10  # not all at the end
+    turned = dict(reversed(arguments.items()))  # the same request, but another key of the cache
+    asked = [
+        *(ask("loglikelihood", *pair) for pair in PAIRS),
+        *(ask("loglikelihood_rolling", line * 5) for line in ("", *text_models.CORPUS[:3])),
+        *(ask("generate_until", prompt, arguments) for prompt in (*PROMPTS, PROMPTS[0])),
+        ask("generate_until", PROMPTS[0], turned),
+    ]
+    for request_type in REQUEST_TYPES:
+        requests = [request for request in asked if request.request_type == request_type]
+        answers = getattr(lm, request_type)(requests)
+        expected = {
+            hash_args(request_type, request.args): answer
+            for request, answer in zip(requests, answers, strict=True)
+        }
+        told = [entry for entry in hook.told if entry[0] == request_type]
+        assert len(told) == len(requests)
+        assert {hash_args(request_type, a): answer for _, a, answer in told} == expected
+    assert len(set(hook.forwarded)) >= 8  # not all at the end
 
 
 def open_cache(lm, path):

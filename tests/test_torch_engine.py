@@ -246,6 +246,20 @@ def test_end_tokens_are_not_produced_before_the_minimum(llama):
     assert first not in held[0][:2]
 
 
+def test_a_warper_never_leaves_only_tokens_that_are_held_back(llama):
+    engine = TorchEngine(Checkpoint(llama), device="cpu")
+    first = generate(engine, [[1, 2, 3]], 1)[0][0]
+    held = {"min_new_tokens": 2, "stop_ids": frozenset([first])}
+    found = generate(engine, [[1, 2, 3]], 3, sampling={"do_sample": True, "top_k": 1}, **held)
+    assert first not in found[0][:2]
+
+
+def test_the_token_budget_also_caps_the_rows_of_a_decoding_step(llama):
+    engine = TorchEngine(Checkpoint(llama), device="cpu", max_batch_tokens=3)
+    generate(engine, [[token] for token in range(1, 9)], 2)
+    assert engine.counts.batch_sizes["generate_until"] == 3
+
+
 def test_a_sampling_value_out_of_range_is_one_clear_line(llama):
     engine = TorchEngine(Checkpoint(llama), device="cpu")
     with pytest.raises(RequestError, match="generation argument top_p=3"):

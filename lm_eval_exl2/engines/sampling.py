@@ -41,13 +41,14 @@ class Sampler:
 
     request: GenerateRequest
     is_sampling: bool
-    processors: list[Any] = field(default_factory=list[Any])
+    penalties: list[Any] = field(default_factory=list[Any])
+    warpers: list[Any] = field(default_factory=list[Any])
     stream: torch.Generator | None = None
 
     @property
     def is_plain_greedy(self) -> bool:
         """Whether the choice is the argmax of the raw logits."""
-        return not self.is_sampling and not self.processors and not self.request.min_new_tokens
+        return not self.is_sampling and not self.penalties and not self.request.min_new_tokens
 
     def choose(self, logits_V: torch.Tensor, token_ids: list[int], produced: int) -> int:
         """Return the next token.
@@ -59,10 +60,13 @@ class Sampler:
         """
         scores = logits_V.unsqueeze(0).cpu().clone()  # processors write in place
         ids = torch.tensor([token_ids])
-        for processor in self.processors:
-            scores = processor(ids, scores)
+        for penalty in self.penalties:
+            scores = penalty(ids, scores)
+        # Before the warpers, as in transformers: they must not keep these tokens alone.
         if produced < self.request.min_new_tokens and self.request.stop_ids:
             scores[0, list(self.request.stop_ids)] = float("-inf")
+        for warper in self.warpers:
+            scores = warper(ids, scores)
         if not self.is_sampling:
             return int(scores.argmax(-1))
         probabilities = scores.softmax(-1)
@@ -77,17 +81,22 @@ def make_sampler(request: GenerateRequest) -> Sampler:
     """
     wanted = request.sampling
     is_sampling = bool(wanted.get("do_sample"))
-    names = PENALTIES + (WARPERS if is_sampling else ())
-    processors = [
-        _processor(name, wanted[name])
-        for name in names
-        if name in wanted and wanted[name] not in _NEUTRAL[name]
-    ]
+    penalties = _processors(wanted, PENALTIES)
+    warpers = _processors(wanted, WARPERS) if is_sampling else []
     stream = None
     if is_sampling:
         stream = torch.Generator()
         stream.manual_seed(request.seed)
-    return Sampler(request, is_sampling, processors, stream)
+    return Sampler(request, is_sampling, penalties, warpers, stream)
+
+
+def _processors(wanted: Mapping[str, Any], names: tuple[str, ...]) -> list[Any]:
+    """Build the processors that are wanted and change anything."""
+    return [
+        _processor(name, wanted[name])
+        for name in names
+        if name in wanted and wanted[name] not in _NEUTRAL[name]
+    ]
 
 
 def _processor(name: str, value: Any) -> Any:

@@ -80,7 +80,7 @@ class TorchEngine:
                 "use dtype=float16 or bfloat16, or weight_memory=packed"
             ) from error
         self._config: Any = self.model.config
-        self._max_rows = max_rows
+        self._max_rows = min(max_rows, max_batch_tokens)  # a step forwards one token per row
         self._max_batch_tokens = max_batch_tokens
         self.counts = TokenCounts()
         self.info = EngineInfo(
