@@ -76,9 +76,9 @@ def tokens_sentence() -> str:
     part = next(part for name, part in found["checks"].items() if "MMLU" in name)
     ways = [f"{part[key] / 1e6:.1f} M" for key in ("forwarded", "hf_logits_cache", "naive")]
     return (
-        f"For MMLU {part['shots']}-shot ({part['tasks']} subjects, {part['requests']:,} requests, a "
-        f"tokenizer of 512 entries) it forwards {ways[0]} token positions; the harness's `hf` model "
-        f"forwards {ways[1]}, one request at a time takes {ways[2]}."
+        f"For MMLU {part['shots']}-shot ({part['tasks']} subjects, {part['requests']:,} requests, "
+        f"a tokenizer of 512 entries) it forwards {ways[0]} token positions; the harness's `hf` "
+        f"model, which merges equal inputs, takes {ways[1]}, one request at a time {ways[2]}."
     )
 
 
