@@ -17,6 +17,7 @@ from lm_eval.models.utils import handle_stop_sequences, maybe_truncate, normaliz
 from lm_eval_exl2.checkpoint.files import read_json
 from lm_eval_exl2.errors import RequestError
 from lm_eval_exl2.generation import Prompt
+from lm_eval_exl2.records import PENALTIES, WARPERS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,8 +30,6 @@ logger = logging.getLogger(__name__)
 # What transformers fills in where neither request nor checkpoint says anything (5.x,
 # `GenerationConfig._get_default_generation_params`); all other sampling parameters are off.
 _DEFAULTS: dict[str, Any] = {"temperature": 1.0, "top_k": 50}
-_PENALTIES = ("repetition_penalty", "no_repeat_ngram_size")
-_WARPERS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 _WHOLE = ("no_repeat_ngram_size", "top_k")
 # Arguments that change nothing at these values.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -179,7 +178,7 @@ class PromptMaker:
         for name, value in list(given.items()):
             if name in _NEUTRAL and value in _NEUTRAL[name]:
                 del given[name]
-        known = {"do_sample", *_PENALTIES, *_WARPERS}
+        known = {"do_sample", *PENALTIES, *WARPERS}
         unknown = sorted(set(given) - known)
         if unknown:
             raise RequestError(
@@ -188,7 +187,7 @@ class PromptMaker:
             )
         # Temperature 0 is the limit of sampling: the most likely token.
         is_sampling = bool(given.get("do_sample")) and given.get("temperature") != 0.0
-        names = _PENALTIES + (_WARPERS if is_sampling else ())
+        names = PENALTIES + (WARPERS if is_sampling else ())
         merged = _DEFAULTS | {n: v for n, v in self._defaults.items() if v is not None} | given
         chosen = {n: _number(n, merged[n]) for n in names if merged.get(n) is not None}
         return chosen | ({"do_sample": True} if is_sampling else {})

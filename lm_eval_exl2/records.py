@@ -11,6 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+# Sampling parameters by transformers' names, in its order of application (5.x,
+# `GenerationMixin._get_logits_processor`): penalties count for greedy decoding, too.
+PENALTIES = ("repetition_penalty", "no_repeat_ngram_size")
+WARPERS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:

@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lm_eval_exl2.errors import RequestError
+from lm_eval_exl2.records import PENALTIES, WARPERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lm_eval_exl2.records import GenerateRequest
 
-# Order of application as in transformers 5 (`GenerationMixin._get_logits_processor`).
-PENALTIES = ("repetition_penalty", "no_repeat_ngram_size")
-WARPERS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 # Values that switch a parameter off.
 _NEUTRAL: dict[str, tuple[float | None, ...]] = {
     "repetition_penalty": (None, 1.0),

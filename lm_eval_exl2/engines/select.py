@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lm_eval_exl2.checkpoint import Checkpoint
     from lm_eval_exl2.engines.base import Engine
     from lm_eval_exl2.options import Options
-
-logger = logging.getLogger(__name__)
 
 
 def open_engine(checkpoint: Checkpoint, options: Options) -> Engine:

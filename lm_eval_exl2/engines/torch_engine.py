@@ -95,7 +95,7 @@ class TorchEngine:
             position_limit=_position_limit(self._config),
         )
         self._buffer = KeyValueBuffer()
-        self._keys = self._no_keys()
+        self._keys = self.no_keys()
 
     # -- scoring ---------------------------------------------------------------------------
 
@@ -103,7 +103,7 @@ class TorchEngine:
     def score(self, chunk: PackedChunk) -> ChunkScores:
         """See `Engine.score`."""
         if chunk.start == 0:
-            self._buffer, self._keys = KeyValueBuffer(), self._no_keys()
+            self._buffer, self._keys = KeyValueBuffer(), self.no_keys()
         hidden_TE, keys = self.forward_tree(self._buffer, self._keys, chunk)
         scores = self.score_targets(hidden_TE, chunk.targets.offsets, chunk.targets.token_ids)
         # The last token of the chunk stays open if the next one continues below it.
@@ -218,16 +218,13 @@ class TorchEngine:
     def close(self) -> None:
         """See `Engine.close`."""
         del self.model
-        self._buffer, self._keys = KeyValueBuffer(), self._no_keys()
+        self._buffer, self._keys = KeyValueBuffer(), self.no_keys()
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def no_keys(self) -> TreeKeys:
         """Return the entries of an empty buffer."""
-        return self._no_keys()
-
-    def _no_keys(self) -> TreeKeys:
         none = torch.empty(0, dtype=torch.long, device=self.device)
         return TreeKeys(none, none, none)
 
