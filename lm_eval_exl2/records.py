@@ -113,6 +113,8 @@ class EngineInfo:
     """Tokens the model was made for."""
     vocab_size: int
     parameters: int
+    max_batch_tokens: int = 2048
+    """Tokens per forward that it has room for."""
     position_limit: int | None = None
     """Most positions it can compute at all; None where positions can be extrapolated."""
     details: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -127,5 +129,9 @@ class TokenCounts:
     padding: int = 0
     retried: int = 0
     """Positions of steps that ran out of memory and were repeated."""
+    drafted: int = 0
+    """Tokens a draft model or n-grams proposed."""
+    accepted: int = 0
+    """Proposed tokens that were what the model itself chose."""
     batch_sizes: dict[str, int] = field(default_factory=dict[str, int])
     """Largest number of sequences per forward, by kind of request."""

@@ -288,8 +288,27 @@ def test_a_single_token_that_does_not_fit_is_a_clear_error(llama, monkeypatch):
     fail_above(engine, monkeypatch, limit=0)
     with pytest.raises(EngineMemoryError):
         list(score(random_requests(seed=9), engine, Budget(4)))
-    with pytest.raises(EngineMemoryError, match="smaller batch_size"):
+    with pytest.raises(EngineMemoryError, match="a prompt of 2 tokens does not fit"):
         generate(engine, [[1, 2]], 1)
+
+
+@pytest.mark.parametrize("limit", [1, 3, 5])
+def test_sequences_there_is_no_memory_for_wait_and_lose_nothing(llama, monkeypatch, limit):
+    engine = TorchEngine(Checkpoint(llama), device="cpu")
+    prompts = [request.context_ids for request in random_requests(seed=7, count=8)]
+    sampling = {"do_sample": True, "temperature": 2.0}
+    expected = generate(engine, prompts, 6), generate(engine, prompts, 6, sampling=sampling)
+    fail_above(engine, monkeypatch, limit=limit)
+    found = generate(engine, prompts, 6), generate(engine, prompts, 6, sampling=sampling)
+    assert found == expected
+    assert engine.counts.retried > 0
+
+
+def test_nan_never_becomes_a_token(llama):
+    engine = TorchEngine(Checkpoint(llama), device="cpu")
+    engine.model.get_output_embeddings().weight.data[0, 0] = float("nan")
+    with pytest.raises(ScoreError, match="NaN or infinite"):
+        generate(engine, [[1, 2, 3]], 2)
 
 
 def fail_above(engine, monkeypatch, limit):

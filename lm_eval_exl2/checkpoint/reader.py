@@ -91,6 +91,11 @@ class Checkpoint:
     # -- what is in it ---------------------------------------------------------------------
 
     @property
+    def shards(self) -> list[Path]:
+        """The weight files."""
+        return self._files.shards
+
+    @property
     def bytes(self) -> int:
         """Size of the weight files in bytes."""
         return self._files.bytes

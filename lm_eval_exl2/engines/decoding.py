@@ -1,9 +1,10 @@
-"""Token-by-token decoding of many prompts with the torch engine.
+"""Token-by-token decoding of many prompts with an engine of trees.
 
 Prompts are taken in waves. The wave's distinct prompt positions are forwarded once, as a tree;
 then every step forwards one token per unfinished row as one packed row, without padding. Rows
 whose prompts share most of their keys stay together in a group that holds those keys once. A
-row that finishes leaves the step at once. Knows ids only, no text.
+row that finishes leaves the step at once. When memory runs out, half of the rows are put back
+and continue in a later wave from what they have. Knows ids only, no text.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from lm_eval_exl2.records import GeneratedToken
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from lm_eval_exl2.engines.torch_engine import TorchEngine
+    from lm_eval_exl2.engines.tree_engine import TreeEngine
     from lm_eval_exl2.records import GenerateRequest
 
 # A group attends rows x keys; it is split when that exceeds this multiple of what its rows need.
@@ -37,11 +38,11 @@ class Row:
     """One request while it is being continued."""
 
     sampler: Sampler
-    leaf: int
-    """Preorder position of the last prompt token."""
     token_ids: list[int]
     """Prompt and produced tokens; the last one has not been forwarded yet."""
     produced: int = 0
+    leaf: int = 0
+    """Preorder position of the last token the wave began with."""
 
     @property
     def request(self) -> GenerateRequest:
@@ -76,6 +77,11 @@ class Group:
         self.depths_K = torch.cat([self.depths_K, depths_A])
         return self.visible_RK[self.active], depths_A[:, None] - self.depths_K
 
+    def undo(self) -> None:
+        """Take back the entries of the last `extend`."""
+        kept = len(self.depths_K) - len(self.active)
+        self.visible_RK, self.depths_K = self.visible_RK[:, :kept], self.depths_K[:kept]
+
     def compact(self) -> None:
         """Drop entries that no active row can see."""
         used = torch.nonzero(self.visible_RK[self.active].any(0)).flatten()
@@ -84,7 +90,7 @@ class Group:
 
 
 def decode_rows(
-    engine: TorchEngine,
+    engine: TreeEngine,
     requests: Iterable[GenerateRequest],
     is_finished: Callable[[int, int], bool],
     *,
@@ -93,23 +99,50 @@ def decode_rows(
 ) -> Iterator[GeneratedToken]:
     """Continue all prompts, wave by wave; see `Engine.generate`."""
     waiting = iter(requests)
-    while wave := list(islice(waiting, max_rows)):
-        yield from _decode_wave(engine, wave, is_finished, max_batch_tokens)
+    postponed: list[Row] = []
+    while True:
+        room = max_rows - len(postponed)
+        fresh = [
+            Row(make_sampler(request), list(request.prompt_ids))
+            for request in islice(waiting, max(0, room))
+        ]
+        wave = [*postponed[:max_rows], *fresh]
+        postponed = postponed[max_rows:]
+        if not wave:
+            return
+        for result in _decode_wave(engine, wave, is_finished, max_batch_tokens):
+            if isinstance(result, GeneratedToken):
+                yield result
+            else:
+                postponed.append(result)
+                max_rows = max(1, min(max_rows, len(wave) // 2))
 
 
 def _decode_wave(
-    engine: TorchEngine,
-    wave: Sequence[GenerateRequest],
+    engine: TreeEngine,
+    wave: Sequence[Row],
     is_finished: Callable[[int, int], bool],
     max_batch_tokens: int,
-) -> Iterator[GeneratedToken]:
-    rows, groups, first_logits = _prefill(engine, wave, max_batch_tokens)
+) -> Iterator[GeneratedToken | Row]:
+    """Yield the tokens of a wave, and the rows there turns out to be no memory for."""
+    while True:
+        try:
+            rows, groups, logits = _prefill(engine, wave, max_batch_tokens)
+            break
+        except StepTooLargeError as error:
+            if len(wave) == 1:
+                raise EngineMemoryError(
+                    f"a prompt of {len(wave[0].token_ids)} tokens does not fit into memory; use a "
+                    "smaller max_length"
+                ) from error
+        half = len(wave) // 2
+        yield from wave[half:]
+        wave = wave[:half]
     sizes = engine.counts.batch_sizes
     sizes["generate_until"] = max(sizes.get("generate_until", 0), len(rows))
-    logits = first_logits
     while rows:
         kept: list[Row] = []
-        for row, token in zip(rows, _choose(rows, logits), strict=True):
+        for row, token in zip(rows, _choose(engine, rows, logits), strict=True):
             row.token_ids.append(token)
             row.produced += 1
             is_last = is_finished(row.request.index, token)
@@ -118,14 +151,28 @@ def _decode_wave(
             if not is_last:
                 kept.append(row)
         rows = _retire(groups, kept)
-        if rows:
-            logits = _step(engine, groups, rows)
+        while rows:
+            try:
+                logits = _step(engine, groups, rows)
+                break
+            except StepTooLargeError as error:
+                engine.counts.retried += len(rows)
+                if len(rows) == 1:
+                    raise EngineMemoryError(
+                        f"decoding one sequence of {len(rows[0].token_ids)} tokens does not fit "
+                        "into memory; use a smaller max_length or max_gen_toks"
+                    ) from error
+            half = len(rows) // 2
+            yield from rows[half:]
+            rows = _retire(groups, rows[:half])
 
 
 @torch.inference_mode()
-def _choose(rows: Sequence[Row], logits_RV: torch.Tensor) -> list[int]:
+def _choose(engine: TreeEngine, rows: Sequence[Row], logits_RV: torch.Tensor) -> list[int]:
     """Choose every row's next token; the plain argmax of all rows is taken in one go."""
-    best = cast("list[int]", logits_RV.argmax(-1).tolist())
+    highest, places = logits_RV.max(-1)  # NaN wins here, so one look finds any
+    engine.check_finite(cast("list[float]", highest.tolist()))
+    best = cast("list[int]", places.tolist())
     return [
         token
         if row.sampler.is_plain_greedy
@@ -136,16 +183,13 @@ def _choose(rows: Sequence[Row], logits_RV: torch.Tensor) -> list[int]:
 
 @torch.inference_mode()
 def _prefill(
-    engine: TorchEngine, wave: Sequence[GenerateRequest], max_batch_tokens: int
+    engine: TreeEngine, wave: Sequence[Row], max_batch_tokens: int
 ) -> tuple[list[Row], list[Group], torch.Tensor]:
     """Forward the distinct prompt positions of a wave; return rows, groups and first logits."""
-    prompts = [request.prompt_ids for request in wave]
-    tree, tails = build_tree(prompts, [1] * len(prompts))
-    rows = [
-        Row(make_sampler(request), tail[0], list(request.prompt_ids))
-        for request, tail in zip(wave, tails, strict=True)
-    ]
-    rows.sort(key=lambda row: row.leaf)
+    tree, tails = build_tree([row.token_ids for row in wave], [1] * len(wave))
+    for row, tail in zip(wave, tails, strict=True):
+        row.leaf = tail[0]
+    rows = sorted(wave, key=lambda row: row.leaf)
     buffer, keys = KeyValueBuffer(), engine.no_keys()
     leaves = [row.leaf for row in rows]
     hidden: list[torch.Tensor] = []
@@ -154,23 +198,17 @@ def _prefill(
         chunk = next_chunk(tree, Targets(leaves, leaves), start, budget)
         try:
             states, keys = engine.forward_tree(buffer, keys, chunk)
-        except StepTooLargeError as error:
-            budget = _smaller(engine, Budget(len(chunk.token_ids)), error)
+        except StepTooLargeError:
+            engine.counts.retried += len(chunk.token_ids)
+            smaller = Budget(len(chunk.token_ids)).halved()
+            if smaller is None:
+                raise
+            budget = smaller
             continue
         hidden.append(states[list(chunk.targets.offsets)])
         start = chunk.stop
     groups = _split_into_groups(rows, buffer, keys)
     return rows, groups, engine.logits(torch.cat(hidden))
-
-
-def _smaller(engine: TorchEngine, budget: Budget, error: StepTooLargeError) -> Budget:
-    engine.counts.retried += budget.tokens
-    smaller = budget.halved()
-    if smaller is None:
-        raise EngineMemoryError(
-            "the prompts of one batch do not fit into memory; use a smaller batch_size"
-        ) from error
-    return smaller
 
 
 def _split_into_groups(rows: list[Row], buffer: KeyValueBuffer, keys: TreeKeys) -> list[Group]:
@@ -218,7 +256,7 @@ def _retire(groups: list[Group], kept: list[Row]) -> list[Row]:
 
 
 @torch.inference_mode()
-def _step(engine: TorchEngine, groups: list[Group], rows: Sequence[Row]) -> torch.Tensor:
+def _step(engine: TreeEngine, groups: list[Group], rows: Sequence[Row]) -> torch.Tensor:
     """Forward the last token of every row; return logits (R, V)."""
     step = Step([], [])
     first = 0
@@ -229,10 +267,11 @@ def _step(engine: TorchEngine, groups: list[Group], rows: Sequence[Row]) -> torc
         step.blocks.append(Block(group.buffer, tokens, None, visible, distance))
         first = tokens.stop
     positions = torch.tensor([len(row.token_ids) - 1 for row in rows], device=engine.device)
+    token_ids = [row.token_ids[-1] for row in rows]
     try:
-        hidden = engine.forward(step, [row.token_ids[-1] for row in rows], positions)
-    except StepTooLargeError as error:
-        raise EngineMemoryError(
-            f"decoding {len(rows)} sequences does not fit into memory; use a smaller batch_size"
-        ) from error
-    return engine.logits(hidden)
+        hidden = engine.forward(step, token_ids, positions, repeatable=False)
+    except StepTooLargeError:
+        for group in groups:
+            group.undo()
+        raise
+    return engine.logits(hidden, repeatable=False)

@@ -7,7 +7,6 @@ that is an error. Only the text part of a multimodal checkpoint is built.
 
 from __future__ import annotations
 
-import copy
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -69,27 +68,26 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 def load_model(
     checkpoint: Checkpoint,
+    config: Any,
     device: torch.device,
     dtype: torch.dtype,
     *,
     packed: bool = False,
-    trust_remote_code: bool = False,
 ) -> Any:
     """Load all weights and return the model in evaluation mode.
 
     Args:
         checkpoint: Opened and validated.
+        config: transformers' config of the text model.
         device: Where the model runs.
         dtype: What it computes in.
         packed: Keep quantized layers packed and decode them at every call.
-        trust_remote_code: Allow config code of the checkpoint to run.
 
     Raises:
         ModelFormatError: tensors are missing, left over or of the wrong shape.
         OptionError: this checkpoint cannot stay packed.
     """
     register()
-    config = text_config(checkpoint, trust_remote_code=trust_remote_code)
     weights = {weight.name: weight for weight in checkpoint.weights()}
     kept = _packed_modules(checkpoint, weights.values()) if packed else {}
     skipped = {f"{module}.{part}" for module in kept for part in ("weight", "bias")}
@@ -132,32 +130,6 @@ def model_class(checkpoint: Checkpoint) -> Any:
     import transformers
 
     return getattr(transformers, checkpoint.architecture.model_class)
-
-
-def text_config(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Any:
-    """Return the transformers config of the text model.
-
-    A head that is stored apart from the embedding stays apart, also where the original model
-    tied the two: after quantization they are no longer equal.
-    """
-    import transformers
-
-    loader: Any = transformers.AutoConfig
-    try:
-        config: Any = loader.from_pretrained(
-            checkpoint.directory, trust_remote_code=trust_remote_code
-        )
-    except (ValueError, KeyError, TypeError, OSError, AttributeError) as error:
-        message = str(error).strip().splitlines()[0]
-        raise ModelFormatError(f"{checkpoint.directory}/config.json: {message}") from error
-    # Whether head and embedding are one is said by the whole model's config, not the text part's.
-    tied = bool(getattr(config, "tie_word_embeddings", False)) and not checkpoint.has_own_head
-    config = copy.deepcopy(getattr(config, "text_config", None) or config)
-    config.tie_word_embeddings = tied
-    # Ours is a plain model by now; transformers would look for a quantizer of its own.
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    return config
 
 
 def _check_report(checkpoint: Checkpoint, report: dict[str, Any]) -> None:

@@ -22,8 +22,13 @@ import torch.nn.functional as F
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from lm_eval_exl2.engines.tree_runs import Runs
+
 ATTENTION_NAME = "exl2_tree"
 QUERIES_PER_BLOCK = 128
+
+# Keys and values of a layer by the identity of their buffer.
+Stored = dict[int, tuple[torch.Tensor, torch.Tensor]]
 
 
 class KeyValueBuffer:
@@ -49,6 +54,11 @@ class KeyValueBuffer:
         stored[1][:, :, self.length : used] = values
         return stored[0][:, :, :used], stored[1][:, :, :used]
 
+    def stored(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a layer's committed keys and values (1, G, length, D)."""
+        keys, values = self._layers[layer]
+        return keys[:, :, : self.length], values[:, :, : self.length]
+
     def _grown(
         self,
         stored: tuple[torch.Tensor, torch.Tensor] | None,
@@ -70,8 +80,9 @@ class KeyValueBuffer:
     def keep(self, entries: torch.Tensor) -> None:
         """Keep only the given entries, in the given order."""
         for keys, values in self._layers.values():
-            keys[:, :, : len(entries)] = keys.index_select(2, entries)
-            values[:, :, : len(entries)] = values.index_select(2, entries)
+            kept = entries.to(keys.device)  # layers may be on several cards
+            keys[:, :, : len(entries)] = keys.index_select(2, kept)
+            values[:, :, : len(entries)] = values.index_select(2, kept)
         self.length = len(entries)
 
     def copy_of(self, entries: torch.Tensor) -> KeyValueBuffer:
@@ -79,7 +90,10 @@ class KeyValueBuffer:
         copy = KeyValueBuffer()
         copy.length = len(entries)
         copy._layers = {
-            layer: (keys.index_select(2, entries), values.index_select(2, entries))
+            layer: (
+                keys.index_select(2, entries.to(keys.device)),
+                values.index_select(2, entries.to(keys.device)),
+            )
             for layer, (keys, values) in self._layers.items()
         }
         return copy
@@ -98,27 +112,37 @@ class Block:
     """Whether a query may see a key."""
     distance_QK: torch.Tensor
     """How many positions a key lies before a query; only read where `visible_QK` is true."""
-    _masks: dict[tuple[int | None, int], torch.Tensor] = field(
-        default_factory=dict[tuple[int | None, int], torch.Tensor]
+    _made: dict[tuple[object, ...], torch.Tensor] = field(
+        default_factory=dict[tuple[object, ...], torch.Tensor]
     )
 
-    def mask(self, window: int | None, repeats: int, dtype: torch.dtype) -> torch.Tensor:
-        """Return what to add to a layer's attention scores, made once per step.
+    def keys_on(self, device: torch.device) -> torch.Tensor | None:
+        """Return `keys` on a layer's device."""
+        if self.keys is None or self.keys.device == device:
+            return self.keys
+        if (device,) not in self._made:
+            self._made[device,] = self.keys.to(device)
+        return self._made[device,]
+
+    def mask(self, window: int | None, repeats: int, scores: torch.Tensor) -> torch.Tensor:
+        """Return what to add to a layer's attention scores, made once per step and device.
 
         Args:
             window: The layer's sliding window; None without one.
             repeats: Query heads per key-value head; the mask's rows are repeated that often.
-            dtype: Of the scores; an additive mask saves attention a conversion per layer.
+            scores: A tensor with their dtype and device; an additive mask saves attention a
+                conversion per layer.
         """
-        if (window, repeats) not in self._masks:
+        name = (window, repeats, scores.device)
+        if name not in self._made:
             inside = self.visible_QK
             if window is not None:
                 # transformers admits the `window` most recent keys, the query's own included.
                 inside = inside & (self.distance_QK < window)
-            added = torch.zeros(inside.shape, dtype=dtype, device=inside.device)
+            added = torch.zeros(inside.shape, dtype=scores.dtype, device=inside.device)
             added.masked_fill_(~inside, float("-inf"))
-            self._masks[window, repeats] = added.repeat(repeats, 1)
-        return self._masks[window, repeats]
+            self._made[name] = added.to(scores.device).repeat(repeats, 1)
+        return self._made[name]
 
 
 @dataclass(slots=True)
@@ -127,26 +151,33 @@ class Step:
 
     writes: list[tuple[KeyValueBuffer, slice]]
     blocks: list[Block]
+    runs: Runs | None = None
+    """The same tokens cut another way, for engines that can answer them so."""
 
-    def attend(
-        self,
-        layer: int,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        options: AttentionOptions,
-    ) -> torch.Tensor:
-        """Return the attention output (1, H, T, D) of one layer."""
-        stored = {
+    @property
+    def token_count(self) -> int:
+        """Number of tokens T."""
+        return max(tokens.stop for _, tokens in self.writes)
+
+    def write(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> Stored:
+        """Write one layer's keys and values (1, G, T, D); return those of each buffer."""
+        return {
             id(buffer): buffer.write(layer, key[:, :, tokens], value[:, :, tokens])
             for buffer, tokens in self.writes
         }
-        output = torch.empty_like(query[..., : value.shape[-1]])
+
+    def attend_blocks(
+        self, stored: Stored, query: torch.Tensor, options: AttentionOptions
+    ) -> torch.Tensor:
+        """Return the attention output (1, H, T, D) of one layer."""
+        some_values = next(iter(stored.values()))[1]
+        output = torch.empty_like(query[..., : some_values.shape[-1]])
         for block in self.blocks:
             keys, values = stored[id(block.buffer)]
-            if block.keys is not None:
-                keys, values = keys.index_select(2, block.keys), values.index_select(2, block.keys)
-            mask = block.mask(options.window, query.shape[1] // keys.shape[1], query.dtype)
+            chosen = block.keys_on(keys.device)
+            if chosen is not None:
+                keys, values = keys.index_select(2, chosen), values.index_select(2, chosen)
+            mask = block.mask(options.window, query.shape[1] // keys.shape[1], query)
             output[:, :, block.queries] = _attend_block(
                 query[:, :, block.queries], keys, values, mask, options
             )
@@ -182,13 +213,19 @@ def _attend_block(
             folded, keys, values, attn_mask=mask, scale=options.scaling
         )
     else:
-        scores = folded @ keys.transpose(2, 3) * options.scaling
+        # Scaled before the product: products of raw float16 queries and keys can overflow.
+        scores = (folded * options.scaling) @ keys.transpose(2, 3)
         scores = torch.tanh(scores / options.softcap) * options.softcap + mask
         result = F.softmax(scores, dim=-1, dtype=torch.float32).to(values.dtype) @ values
     return result.reshape(1, heads, count, -1)
 
 
-_current_step: ContextVar[Step] = ContextVar("exl2_current_step")
+_current_step: ContextVar[Step | None] = ContextVar("exl2_current_step", default=None)
+
+
+def current_step() -> Step | None:
+    """Return the step that is being forwarded, None outside of one."""
+    return _current_step.get()
 
 
 def tree_attention(
@@ -206,7 +243,10 @@ def tree_attention(
         window=options.get("sliding_window"),
         softcap=options.get("softcap"),
     )
-    output = _current_step.get().attend(module.layer_idx, query, key, value, chosen)
+    step = _current_step.get()
+    if step is None:
+        raise LookupError("tree attention is only answered inside a step")
+    output = step.attend_blocks(step.write(module.layer_idx, key, value), query, chosen)
     return output.transpose(1, 2).contiguous(), None
 
 

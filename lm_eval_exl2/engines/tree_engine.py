@@ -1,0 +1,220 @@
+"""What the engines that compute share: trees of positions in, scores and tokens out.
+
+An engine of this kind knows how to forward the tokens of a step with given positions and how to
+turn hidden states into logits; everything between a chunk and its scores is here. Scoring
+forwards each tree position once, with the open path's keys and values carried from chunk to
+chunk; the output head runs only where a target follows, in pieces of bounded memory, and
+log-softmax is always float32. Knows no model library.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, cast
+
+import torch
+
+from lm_eval_exl2.engines.base import StepTooLargeError
+from lm_eval_exl2.engines.decoding import decode_rows
+from lm_eval_exl2.engines.tree_attention import (
+    KeyValueBuffer,
+    Step,
+    TreeKeys,
+    tree_blocks,
+)
+from lm_eval_exl2.errors import ScoreError
+from lm_eval_exl2.records import ChunkScores, TokenCounts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from lm_eval_exl2.engines.tree_runs import Runs
+    from lm_eval_exl2.records import EngineInfo, GeneratedToken, GenerateRequest, PackedChunk
+
+# Logits of this many elements at a time: 64 MiB in float32.
+_HEAD_ELEMENTS = 1 << 24
+
+
+class TreeEngine(ABC):
+    """A model that computes packed rows of tree positions."""
+
+    info: EngineInfo
+    remedy = "use dtype=float32"
+    """What helps against numbers that are not finite."""
+
+    def __init__(self, device: torch.device, *, max_rows: int, max_batch_tokens: int) -> None:
+        """Start without any keys.
+
+        Args:
+            device: Where steps are described; the model may spread over more.
+            max_rows: Most sequences generated together.
+            max_batch_tokens: Most prompt tokens per forward while generating.
+        """
+        self.device = device
+        self.counts = TokenCounts()
+        self._max_rows = min(max_rows, max_batch_tokens)  # a step forwards one token per row
+        self._max_batch_tokens = max_batch_tokens
+        self._buffer = KeyValueBuffer()
+        self._keys = self.no_keys()
+
+    # -- what an engine adds ---------------------------------------------------------------
+
+    @abstractmethod
+    def forward(
+        self,
+        step: Step,
+        token_ids: Sequence[int],
+        positions: torch.Tensor,
+        *,
+        repeatable: bool = True,
+    ) -> torch.Tensor:
+        """Forward the tokens of a step; return hidden states after the final norm (T, hidden).
+
+        Args:
+            step: What each token may see and where its keys and values go; committed on success.
+            token_ids: T tokens.
+            positions: Position of each in its own sequence (T,).
+            repeatable: Take only kernels that give the same result every time.
+
+        Raises:
+            StepTooLargeError: out of memory; nothing was committed.
+        """
+
+    @abstractmethod
+    def logits(self, hidden: torch.Tensor, *, repeatable: bool = True) -> torch.Tensor:
+        """Return float32 logits (R, V) with the scales and caps of the architecture."""
+
+    @abstractmethod
+    def naive_logits(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """Return float32 logits (T, V) of one sequence, forwarded alone as an ordinary row."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """See `Engine.close`."""
+
+    def find_runs(self, keys: TreeKeys, queries: TreeKeys) -> Runs | None:
+        """Cut a chunk into runs if the engine can answer them; see `tree_runs`."""
+        return None
+
+    # -- scoring ---------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def score(self, chunk: PackedChunk) -> ChunkScores:
+        """See `Engine.score`."""
+        if chunk.start == 0:
+            self._buffer, self._keys = KeyValueBuffer(), self.no_keys()
+        before = self._buffer.length
+        hidden_TE, keys = self.forward_tree(self._buffer, self._keys, chunk)
+        try:
+            scores = self.score_targets(hidden_TE, chunk.targets.offsets, chunk.targets.token_ids)
+        except torch.OutOfMemoryError as error:
+            self._buffer.length = before
+            self.counts.forwarded -= len(chunk.token_ids)
+            raise StepTooLargeError from error
+        # The last token of the chunk stays open if the next one continues below it.
+        open_entries = keys.open_at(chunk.stop)
+        self._buffer.keep(open_entries)
+        self._keys = keys.select(open_entries)
+        return scores
+
+    def forward_tree(
+        self, buffer: KeyValueBuffer, keys: TreeKeys, chunk: PackedChunk
+    ) -> tuple[torch.Tensor, TreeKeys]:
+        """Forward a chunk behind what a buffer holds, and commit its keys and values.
+
+        Returns:
+            Hidden states after the final norm (T, hidden size), and the entries of the buffer.
+
+        Raises:
+            StepTooLargeError: out of memory; buffer and counts are as before.
+        """
+        count = len(chunk.token_ids)
+        own = TreeKeys(
+            torch.arange(chunk.start, chunk.stop, device=self.device),
+            torch.tensor(list(chunk.ends), device=self.device),
+            torch.tensor(list(chunk.depths), device=self.device),
+        )
+        keys = keys.joined(own)
+        step = Step([(buffer, slice(0, count))], list(tree_blocks(buffer, keys, own)))
+        step.runs = self.find_runs(keys, own)
+        return self.forward(step, chunk.token_ids, own.depths), keys
+
+    def score_targets(
+        self, hidden_TE: torch.Tensor, offsets: Sequence[int], token_ids: Sequence[int]
+    ) -> ChunkScores:
+        """Score targets from hidden states, running the head only where one follows."""
+        logprobs: list[float] = []
+        is_argmax: list[bool] = []
+        rows = max(1, _HEAD_ELEMENTS // self.info.vocab_size)
+        places = sorted(set(offsets))
+        row_of = {place: row for row, place in enumerate(places)}
+        wanted = [(row_of[place], token) for place, token in zip(offsets, token_ids, strict=True)]
+        done = 0
+        for first in range(0, len(places), rows):
+            last = min(first + rows, len(places))
+            part = [(row - first, token) for row, token in wanted[done:] if row < last]
+            done += len(part)
+            index = torch.tensor(places[first:last], device=self.device)
+            logits_RV = self.logits(hidden_TE.index_select(0, index))
+            pairs = torch.tensor(part, device=self.device)
+            chosen = logits_RV[pairs[:, 0], pairs[:, 1]]
+            totals = logits_RV.logsumexp(-1)[pairs[:, 0]]
+            hits = logits_RV.argmax(-1)[pairs[:, 0]] == pairs[:, 1]
+            logprobs.extend(cast("list[float]", (chosen.double() - totals.double()).tolist()))
+            is_argmax.extend(cast("list[bool]", hits.tolist()))
+        self.check_finite(logprobs)
+        return ChunkScores(logprobs, is_argmax)
+
+    def check_finite(self, logprobs: Sequence[float]) -> None:
+        """Refuse to report NaN or infinity as a score.
+
+        Raises:
+            ScoreError: says how many, where they first appeared and what may help.
+        """
+        bad = sum(not math.isfinite(value) for value in logprobs)
+        if bad:
+            where = f" ({blame})" if (blame := self.blame()) else ""
+            raise ScoreError(
+                f"{bad} of {len(logprobs)} log-probabilities are NaN or infinite in "
+                f"{self.info.dtype} on {self.info.device}{where}; {self.remedy}, or check the "
+                "checkpoint for damage"
+            )
+
+    def blame(self) -> str:
+        """Return where the last forward first went wrong, as far as the engine can tell."""
+        return ""
+
+    @torch.inference_mode()
+    def score_naively(self, token_ids: Sequence[int], targets: int) -> ChunkScores:
+        """See `Engine.score_naively`: one ordinary row, logits everywhere."""
+        logits = self.naive_logits(token_ids[:-1])[-targets:]
+        wanted = torch.tensor(list(token_ids[-targets:]), device=logits.device)
+        logprobs = logits.log_softmax(-1).gather(1, wanted[:, None]).squeeze(1)
+        is_argmax = logits.argmax(-1) == wanted
+        return ChunkScores(
+            cast("list[float]", logprobs.double().tolist()), cast("list[bool]", is_argmax.tolist())
+        )
+
+    # -- generation ------------------------------------------------------------------------
+
+    def generate(
+        self, requests: Iterable[GenerateRequest], is_finished: Callable[[int, int], bool]
+    ) -> Iterator[GeneratedToken]:
+        """See `Engine.generate`."""
+        return decode_rows(
+            self,
+            requests,
+            is_finished,
+            max_rows=self._max_rows,
+            max_batch_tokens=self._max_batch_tokens,
+        )
+
+    def forget(self) -> None:
+        """Drop all keys and values."""
+        self._buffer, self._keys = KeyValueBuffer(), self.no_keys()
+
+    def no_keys(self) -> TreeKeys:
+        """Return the entries of an empty buffer."""
+        none = torch.empty(0, dtype=torch.long, device=self.device)
+        return TreeKeys(none, none, none)
