@@ -27,7 +27,7 @@ demo: $(VENV)/run.stamp
 		--tasks exl2_demo --device cpu
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 # Fresh virtual environments and thousands of cases: minutes, not seconds.
 slow: $(VENV)/dev.stamp

@@ -84,7 +84,7 @@ class Exl2LM(TemplateLM):
         self._window = resolve_window(options, self.engine.info)
         self.think_end = chat.resolve_think_end(self.encoder, options.think_end_token)
         self._budget = Budget(
-            options.max_batch_tokens, options.batch_size or options.max_batch_size
+            self.engine.info.max_batch_tokens, options.batch_size or options.max_batch_size
         )
         self._chat = chat.ChatTemplates(
             self.tokenizer,
@@ -152,7 +152,19 @@ class Exl2LM(TemplateLM):
             "max_length": self._window,
             "tokens_forwarded": self.engine.counts.forwarded,
             "tokens_retried": self.engine.counts.retried,
+            **self._drafts(),
         }
+
+    def _drafts(self) -> dict[str, int]:
+        counts = self.engine.counts
+        return (
+            {
+                "draft_tokens_proposed": counts.drafted,
+                "draft_tokens_accepted": counts.accepted,
+            }
+            if counts.drafted
+            else {}
+        )
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
         """Take the harness's response cache, unless it holds another model's answers.
@@ -178,6 +190,7 @@ class Exl2LM(TemplateLM):
         return (
             info.name,
             info.dtype,
+            sorted(info.details.items()),
             self._window,
             options.max_gen_toks,
             options.truncation,

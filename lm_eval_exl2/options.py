@@ -11,7 +11,7 @@ import difflib
 import json
 import logging
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from lm_eval_exl2.errors import OptionError
 
@@ -68,6 +68,35 @@ def _whole(name: str, value: Any) -> int | None:
     except (TypeError, ValueError, OverflowError):
         pass
     raise OptionError(f"{name}={value!r}: expected a whole number")
+
+
+def _positive(name: str, value: Any) -> float | None:
+    if _is_none(value):
+        return None
+    try:
+        if not isinstance(value, bool) and 0 < float(value) < float("inf"):
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    raise OptionError(f"{name}={value!r}: expected a positive number")
+
+
+def _gpu_split(name: str, value: Any) -> str | tuple[float, ...] | None:
+    """Read GiB per card, as a list or a string of one, or `auto`."""
+    if _is_none(value) or str(value).lower() == "auto":
+        return None if _is_none(value) else "auto"
+    is_list = isinstance(value, list | tuple)
+    parts = cast("list[Any]", value if is_list else str(value).strip("[]()").split(","))
+    try:
+        sizes = tuple(float(part) for part in parts)
+    except (TypeError, ValueError):
+        sizes = ()
+    if not sizes or min(sizes) < 0 or not max(sizes) > 0:
+        raise OptionError(
+            f"{name}={value!r}: expected GiB per card such as [20,24], or auto; in a string of "
+            "model arguments write it in quotes or brackets"
+        )
+    return sizes
 
 
 def _choice(*allowed: str) -> Callable[[str, Any], str]:
@@ -165,8 +194,8 @@ class Options:
         None, _batch_size, "1 and `auto` mean the token budget; N > 1 caps sequences per forward"
     )
     max_batch_size: int | None = _option(None, _count, "caps sequences per forward with `auto`")
-    max_batch_tokens: int = _option(
-        2048, lambda n, v: _count(n, v) or 2048, "token budget: most tokens per forward"
+    max_batch_tokens: int | None = _option(
+        None, _count, "token budget: most tokens per forward; engine torch 2048, else what fits"
     )
     max_length: int | None = _option(
         None, _count, "context window in tokens; also `max_model_len`, `max_seq_len`"
@@ -196,6 +225,36 @@ class Options:
     skip_special_tokens: bool = _option(
         True, lambda n, v: _flag(n, v) is not False, "leave special tokens out of generated text"
     )
+    rope_scale: float | None = _option(
+        None, _positive, "divide positions by this instead of the checkpoint's linear scaling"
+    )
+    rope_alpha: float | None = _option(
+        None, _positive, "stretch the base of the position frequencies (NTK)"
+    )
+    gpu_split: str | tuple[float, ...] | None = _option(
+        None, _gpu_split, "exllamav2: GiB of weights per card, `[20,24]`, or `auto`"
+    )
+    cache_mode: str = _option(
+        "FP16",
+        lambda n, v: _choice("fp16", "q8", "q6", "q4")(n, v).upper(),
+        "exllamav2: keys and values as `FP16`, or rounded as `Q8`, `Q6`, `Q4`",
+    )
+    cache_size: int | None = _option(
+        None, _count, "exllamav2: tokens in the pages of the generator; default what fits"
+    )
+    draft_model: str | None = _option(
+        None, _text, "exllamav2 with flash-attn: checkpoint that proposes tokens"
+    )
+    ngram_draft: bool = _option(
+        False, lambda n, v: bool(_flag(n, v)), "exllamav2 with flash-attn: propose repetitions"
+    )
+    no_flash_attn: bool = _option(
+        False, lambda n, v: bool(_flag(n, v)), "exllamav2: do not use flash-attn"
+    )
+    no_xformers: bool = _option(
+        False, lambda n, v: bool(_flag(n, v)), "exllamav2: do not use xformers"
+    )
+    lora: str | None = _option(None, _text, "exllamav2: folder of an adapter")
     seed: int = _option(1234, lambda n, v: _whole(n, v) or 0, "seed of sampled generations")
     trust_remote_code: bool = _option(
         False, lambda n, v: bool(_flag(n, v)), "let tokenizer and config code of the hub run"
@@ -225,23 +284,18 @@ IGNORED = {
 }
 REFUSED = {
     "backend": Foreign((None, "default", "causal"), "EXL2 models are causal; leave it out"),
-    "parallelize": Foreign(
-        _NOTHING, "splitting over cards is `gpu_split` of engine=exllamav2, not in this version"
-    ),
-    "max_memory_per_gpu": Foreign(
-        _NOTHING, "use `gpu_split` of engine=exllamav2 (a later version)"
-    ),
+    "parallelize": Foreign(_NOTHING, "splitting over cards is `gpu_split` of engine=exllamav2"),
+    "max_memory_per_gpu": Foreign(_NOTHING, "use `gpu_split` of engine=exllamav2"),
     "max_cpu_memory": Foreign(_NOTHING, "use weight_memory=packed to save memory"),
     "tp_plan": Foreign(_NOTHING, "tensor parallelism is not supported; use a single device"),
-    "peft": Foreign(_NOTHING, "adapters are not supported; merge it before quantizing"),
+    "tensor_parallel_size": Foreign(
+        (None, 1), "exllamav2's tensor parallelism has not passed our tests; use `gpu_split`"
+    ),
+    "peft": Foreign(_NOTHING, "use `lora` of engine=exllamav2, or merge it before quantizing"),
     "delta": Foreign(_NOTHING, "delta weights are not supported; merge them before quantizing"),
     "autogptq": Foreign(_NOTHING, "4-bit GPTQ directories load by themselves; leave it out"),
     "gptqmodel": Foreign(_NOTHING, "4-bit GPTQ directories load by themselves; leave it out"),
     "gguf_file": Foreign(_NOTHING, "GGUF is not supported; use --model hf for it"),
-    "gpu_split": Foreign((None,), "it belongs to engine=exllamav2, which this version lacks"),
-    "cache_mode": Foreign(
-        (None, "FP16"), "it belongs to engine=exllamav2, which this version lacks"
-    ),
     "data_parallel_size": Foreign((None, 1), "replicas are not in this version; leave it out"),
 }
 
@@ -291,7 +345,7 @@ def _check_foreign(name: str, value: Any, known: tuple[str, ...]) -> None:
 def _check_combinations(options: Options) -> None:
     if not options.pretrained:
         raise OptionError("pretrained is missing: --model_args pretrained=DIRECTORY_OR_HUB_ID")
-    if options.engine == "exllamav2":
-        raise OptionError("engine=exllamav2 is not in this version; use engine=torch")
+    if options.draft_model is not None and options.ngram_draft:
+        raise OptionError("draft_model and ngram_draft propose the same tokens; give one of them")
     if options.enable_thinking and options.think_end_token is None:
         raise OptionError("enable_thinking=True needs think_end_token, the end of the reasoning")

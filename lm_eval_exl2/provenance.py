@@ -64,7 +64,7 @@ def describe(
         "engine_device": info.device,
         "attention": info.attention,
         "weight_memory": options.weight_memory,
-        "max_batch_tokens": options.max_batch_tokens,
+        "max_batch_tokens": info.max_batch_tokens,
         "seed": options.seed,
         "lm_eval_exl2_version": __version__,
         "torch_version": version("torch"),

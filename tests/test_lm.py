@@ -137,9 +137,9 @@ class Spy:
         self.sizes = []
         forward = engine.forward
 
-        def noted(step, token_ids, positions):
+        def noted(step, token_ids, positions, **options):
             self.sizes.append(len(token_ids))
-            return forward(step, token_ids, positions)
+            return forward(step, token_ids, positions, **options)
 
         monkeypatch.setattr(engine, "forward", noted)
 

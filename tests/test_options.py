@@ -66,6 +66,20 @@ def test_values_arrive_as_the_harness_made_them_of_the_command_line():
     assert options.max_length is None
 
 
+@pytest.mark.parametrize("value", ["20,24", "[20, 24]", [20, 24], ("20", "24.0")])
+def test_a_split_over_cards_comes_as_a_list_or_a_string_of_one(value):
+    assert parse(gpu_split=value).gpu_split == (20.0, 24.0)
+
+
+def test_exllamav2s_words_mean_what_they_mean_there():
+    options = parse(gpu_split="AUTO", cache_mode="q4", cache_size="4096", rope_alpha="2.5")
+    assert options.gpu_split == "auto"
+    assert options.cache_mode == "Q4"
+    assert options.cache_size == 4096
+    assert options.rope_alpha == 2.5
+    assert parse(gpu_split=20).gpu_split == (20.0,)
+
+
 def test_seed_zero_is_a_seed():
     assert parse(seed=0).seed == 0
 
@@ -90,7 +104,6 @@ BAD = {
     "truth value": ({"add_bos_token": "maybe"}, "expected True or False"),
     "dtype": ({"dtype": "int8"}, "dtype='int8': expected one of auto"),
     "engine": ({"engine": "vllm"}, "engine='vllm': expected one of auto"),
-    "engine not there": ({"engine": "exllamav2"}, "engine=exllamav2 is not in this version"),
     "weight memory": ({"weight_memory": "half"}, "expected one of decoded, packed"),
     "template arguments": ({"chat_template_args": "a=1"}, "expected a JSON object"),
     "list for text": ({"tokenizer": ["a"]}, "expected text"),
@@ -102,7 +115,14 @@ BAD = {
     "adapter": ({"peft": "some/adapter"}, "merge it before quantizing"),
     "gguf": ({"gguf_file": "x.gguf"}, "--model hf"),
     "autogptq": ({"autogptq": True}, "load by themselves"),
-    "quantized cache": ({"cache_mode": "Q4"}, "engine=exllamav2"),
+    "cache mode": ({"cache_mode": "Q5"}, "cache_mode='Q5': expected one of fp16, q8, q6, q4"),
+    "a split of nothing": ({"gpu_split": "0,0"}, "expected GiB per card such as [20,24], or auto"),
+    "a split cut in two": ({"gpu_split": "[20", "24]": ""}, "unknown model argument '24]'"),
+    "a word for a split": ({"gpu_split": "all"}, "gpu_split='all': expected GiB per card"),
+    "no scale": ({"rope_scale": 0}, "rope_scale=0: expected a positive number"),
+    "alpha word": ({"rope_alpha": "big"}, "expected a positive number"),
+    "two drafts": ({"draft_model": "a", "ngram_draft": True}, "give one of them"),
+    "tensor parallel size": ({"tensor_parallel_size": 2}, "use `gpu_split`"),
     "replicas": ({"data_parallel_size": 2}, "replicas are not in this version"),
     "truncation side": ({"truncation_side": "top"}, "expected one of left, middle, right"),
 }

@@ -1,0 +1,360 @@
+"""The exllamav2 engine: its CUDA kernels on the trees of `tree_engine`.
+
+exllamav2's modules are called one by one, the tokens of a step as rows of length 1: its RoPE takes
+an offset per row, so tokens may stand at any position, and everything else treats rows alike.
+Attention is ours (`exllamav2_attention`). The final norm and the head run only where a target
+follows. It computes in float16; what its small-batch kernels would make different from run to run
+is avoided where scores are made.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+
+from lm_eval_exl2.checkpoint.summary import summarise
+from lm_eval_exl2.engines.base import StepTooLargeError
+from lm_eval_exl2.engines.exllamav2_attention import (
+    RUN_ATTENTION,
+    KeyValueRounding,
+    LayerAttention,
+    available_runs,
+)
+from lm_eval_exl2.engines.exllamav2_generator import PagedGenerator
+from lm_eval_exl2.engines.exllamav2_import import exllamav2_version, import_exllamav2
+from lm_eval_exl2.engines.exllamav2_loading import (
+    LoadSettings,
+    attention_modules,
+    free_bytes,
+    load,
+)
+from lm_eval_exl2.engines.model_config import position_limit, trained_length
+from lm_eval_exl2.engines.self_test import check_attention, check_causality
+from lm_eval_exl2.engines.tree_attention import KeyValueBuffer, UsingStep
+from lm_eval_exl2.engines.tree_engine import TreeEngine
+from lm_eval_exl2.engines.tree_runs import find_runs
+from lm_eval_exl2.errors import EngineMemoryError, OptionError, RequestError
+from lm_eval_exl2.plan import Budget, Targets, next_chunk
+from lm_eval_exl2.prefix_tree import build_tree
+from lm_eval_exl2.records import ChunkScores, EngineInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from lm_eval_exl2.checkpoint import Checkpoint
+    from lm_eval_exl2.engines.tree_attention import Step, TreeKeys
+    from lm_eval_exl2.engines.tree_runs import Runs
+    from lm_eval_exl2.records import GeneratedToken, GenerateRequest
+
+logger = logging.getLogger(__name__)
+
+# Up to 32 rows take a kernel that adds up with float16 atomics, in any order (`q_gemm.cu`).
+_REPEATABLE_ROWS = 33
+# Up to 4 rows take a kernel that, with 128 experts, asks only the first row which experts it needs
+# and leaves those of the others out (`q_mlp.cu`, `moe_mlp.py`).
+_EXPERT_ROWS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Exllamav2Settings:
+    """What a user may say about this engine."""
+
+    load: LoadSettings = field(default_factory=LoadSettings)
+    max_rows: int = 32
+    """Most sequences generated together."""
+    no_flash_attn: bool = False
+    no_xformers: bool = False
+    cache_mode: str = "FP16"
+    """How keys and values are kept: FP16, or rounded as Q8, Q6 or Q4."""
+    cache_size: int | None = None
+    """Tokens the paged generator keeps keys and values of; None for what fits."""
+    draft: Checkpoint | None = None
+    """Checkpoint that proposes tokens."""
+    ngram_draft: bool = False
+    """Propose tokens by repeating what the text said before."""
+
+
+class Exllamav2Engine(TreeEngine):
+    """Runs one checkpoint with exllamav2's kernels."""
+
+    remedy = "use engine=torch, which computes in float32 on a CPU"
+
+    def __init__(self, checkpoint: Checkpoint, settings: Exllamav2Settings | None = None) -> None:
+        """Load a checkpoint and test its attention.
+
+        Args:
+            checkpoint: Opened and validated.
+            settings: See `Exllamav2Settings`.
+
+        Raises:
+            MissingDependencyError: exllamav2 does not work here.
+            ModelFormatError: it cannot compute this model correctly.
+            EngineMemoryError: the model does not fit.
+            ScoreError: the self-test failed.
+        """
+        self._settings = settings = settings or Exllamav2Settings()
+        self.exllamav2 = import_exllamav2()
+        loaded = load(self.exllamav2, checkpoint, settings.load)
+        self.model: Any = loaded.model
+        self.loras = loaded.loras
+        self.text_config: Any = loaded.text_config
+        self._head: Any = self.model.modules[self.model.head_layer_idx]
+        super().__init__(
+            torch.device(self._head.device()),
+            max_rows=settings.max_rows,
+            max_batch_tokens=loaded.tokens,
+        )
+        self._finite: list[torch.Tensor] = []
+        self.has_many_experts: bool = self.model.config.num_experts == 128
+        """Whether a kernel for few rows leaves experts out."""
+        self.attention = available_runs(
+            self.exllamav2.attn,
+            no_flash_attn=settings.no_flash_attn,
+            no_xformers=settings.no_xformers,
+        )
+        self.layers = self._take_over_attention()
+        self._details: dict[str, Any] = self._describe()
+        self.info = EngineInfo(
+            name="exllamav2",
+            version=exllamav2_version(),
+            device=str(self.device),
+            dtype="float16",
+            attention=f"tree ({self.attention or 'scaled_dot_product_attention'})",
+            max_length=min(trained_length(self.text_config), self._positions),
+            vocab_size=int(self.text_config.vocab_size),
+            parameters=summarise(checkpoint).parameters,
+            position_limit=position_limit(self.text_config),
+            max_batch_tokens=loaded.tokens,
+            details=self._details,
+        )
+        self._use_streams()
+        check_attention(self.layers, self.device)
+        check_causality(
+            self.naive_logits,
+            self.branch_logits,
+            vocab_size=self.info.vocab_size,
+            longest=min(self._positions, self._max_batch_tokens),
+        )
+        self.counts.forwarded = self.counts.padding = 0
+        self._paged = PagedGenerator.open(self, settings)
+
+    @property
+    def _positions(self) -> int:
+        return self.model.config.max_seq_len - self._settings.load.spare_positions
+
+    def _take_over_attention(self) -> list[LayerAttention]:
+        run = RUN_ATTENTION.get(self.attention or "")
+        softcap = self.model.config.attn_logit_softcapping
+        rounding = None
+        if self._settings.cache_mode != "FP16":
+            rounding = KeyValueRounding(
+                self.exllamav2, self.model, self._settings.cache_mode, self._max_batch_tokens
+            )
+        modules = attention_modules(self.model)
+        return [LayerAttention(module, softcap, run, rounding) for module in modules]
+
+    def _describe(self) -> dict[str, Any]:
+        """Return the settings that results should carry."""
+        load, draft = self._settings.load, self._settings.draft
+        found: dict[str, Any] = {
+            "cache_mode": self._settings.cache_mode,
+            "gpu_split": load.gpu_split,
+            "lora": None if load.lora is None else str(load.lora),
+            "draft_model": None if draft is None else str(draft.directory),
+            "ngram_draft": self._settings.ngram_draft or None,
+            **load.config.details,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+    # -- forwards --------------------------------------------------------------------------
+
+    def forward(
+        self,
+        step: Step,
+        token_ids: Sequence[int],
+        positions: torch.Tensor,
+        *,
+        repeatable: bool = True,
+    ) -> torch.Tensor:
+        """See `TreeEngine.forward`."""
+        count = len(token_ids)
+        self._check_position(int(positions.max()))
+        padding = max(0, self._least_rows(repeatable=repeatable) - count)
+        ids = torch.tensor([*token_ids, *([0] * padding)])[:, None]
+        offsets = F.pad(positions.to("cpu", torch.int32), (0, padding))[:, None]
+        try:
+            with UsingStep(step):
+                hidden = self._run(ids, offsets, watch=repeatable)
+        except torch.OutOfMemoryError as error:
+            raise StepTooLargeError from error
+        step.commit()
+        self.counts.forwarded += count
+        self.counts.padding += padding
+        return hidden[:count, 0]
+
+    def _least_rows(self, *, repeatable: bool) -> int:
+        """Return how many rows a forward must have at least; the rest is padding."""
+        if repeatable:
+            return _REPEATABLE_ROWS
+        return _EXPERT_ROWS if self.has_many_experts else 1
+
+    def _check_position(self, last: int) -> None:
+        """Refuse to read past the tables of positions, which no kernel checks."""
+        if last >= self._positions:
+            raise RequestError(
+                f"position {last} is beyond the {self._positions} positions that were loaded; use "
+                "a larger max_length"
+            )
+
+    def _run(
+        self, ids_BQ: torch.Tensor, offsets_B1: torch.Tensor | None = None, *, watch: bool = False
+    ) -> torch.Tensor:
+        """Run all modules up to the final norm; return its output (B, Q, hidden size)."""
+        attention: Any = self.exllamav2.attn.ExLlamaV2Attention
+        params = attention.Params(*ids_BQ.shape, 0, None, offsets_B1)
+        move: Any = self.exllamav2.compat.safe_move_tensor
+        state: Any = ids_BQ
+        self._finite = []
+        for module in self.model.modules[: self.model.head_layer_idx]:
+            if module.device_idx is not None and module.device_idx >= 0:
+                state = move(state, module.device_idx)
+            state = module.forward(
+                state, cache=None, attn_params=params, past_len=0, loras=self.loras
+            )
+            if watch:
+                self._finite.append(torch.isfinite(state).all())
+        return state
+
+    def logits(self, hidden: torch.Tensor, *, repeatable: bool = True) -> torch.Tensor:
+        """See `TreeEngine.logits`."""
+        count = hidden.shape[0]
+        if repeatable and count < _REPEATABLE_ROWS:
+            hidden = F.pad(hidden, (0, 0, 0, _REPEATABLE_ROWS - count))
+        logits = self._head.forward(hidden.contiguous(), loras=self.loras)
+        # What lies beyond the vocabulary is padding of the matrix.
+        logits = logits[:count, : self.info.vocab_size].float()
+        if cap := self.model.config.final_logit_softcapping:
+            logits = torch.tanh(logits / cap) * cap
+        return logits
+
+    @torch.inference_mode()
+    def score(self, chunk: Any) -> ChunkScores:
+        """See `Engine.score`."""
+        self._use_streams()
+        return super().score(chunk)
+
+    @torch.inference_mode()
+    def naive_logits(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """See `TreeEngine.naive_logits`: tokens at the positions they come in."""
+        if len(token_ids) > self._max_batch_tokens:
+            raise EngineMemoryError(
+                f"{len(token_ids)} tokens in one row are more than max_batch_tokens="
+                f"{self._max_batch_tokens}; raise it"
+            )
+        count = len(token_ids)
+        self._check_position(count - 1)
+        # Behind the end nothing is seen: causal attention makes this padding harmless.
+        padding = max(0, _REPEATABLE_ROWS - count)
+        padding = padding if count + padding <= self._positions else 0
+        self._use_streams()
+        hidden = self._run(torch.tensor([[*token_ids, *([0] * padding)]]))
+        self.counts.forwarded += count
+        return self.logits(hidden[0, :count])
+
+    @torch.inference_mode()
+    def branch_logits(
+        self, prefix: Sequence[int], branches: Sequence[Sequence[int]]
+    ) -> list[torch.Tensor]:
+        """Return the logits of each branch behind a prefix they share, forwarded as one tree.
+
+        Args:
+            prefix: At least one token.
+            branches: At least one token each, their first ones all different and ascending.
+
+        Returns:
+            One tensor (tokens of the branch, V) for each branch.
+        """
+        self._use_streams()
+        tree, _ = build_tree([[*prefix, *branch] for branch in branches], [0] * len(branches))
+        chunk = next_chunk(tree, Targets([], []), 0, Budget(len(tree)))
+        hidden, _ = self.forward_tree(KeyValueBuffer(), self.no_keys(), chunk)
+        first, found = len(prefix), list[torch.Tensor]()
+        for branch in branches:
+            found.append(self.logits(hidden[first : first + len(branch)]))
+            first += len(branch)
+        return found
+
+    def blame(self) -> str:
+        """Return where the last forward first became NaN or infinite."""
+        for module, is_finite in zip(self.model.modules, self._finite, strict=False):
+            if not bool(is_finite):
+                return f"first in {module.name} of {module.key}"
+        return "first in the output head"
+
+    def find_runs(self, keys: TreeKeys, queries: TreeKeys) -> Runs | None:
+        """See `TreeEngine.find_runs`."""
+        return find_runs(keys, queries) if self.attention else None
+
+    def _use_streams(self) -> None:
+        """Make this thread compute on exllamav2's streams, so that nothing is read too early."""
+        self.exllamav2.device.set_device_streams()
+
+    # -- generation ------------------------------------------------------------------------
+
+    def generate(
+        self, requests: Iterable[GenerateRequest], is_finished: Callable[[int, int], bool]
+    ) -> Iterator[GeneratedToken]:
+        """See `Engine.generate`."""
+        self._use_streams()
+        if self._paged is None:
+            return super().generate(requests, is_finished)
+        return self._paged.generate(requests, is_finished)
+
+    def decode(
+        self, requests: Iterable[GenerateRequest], is_finished: Callable[[int, int], bool]
+    ) -> Iterator[GeneratedToken]:
+        """Continue prompts with our own decoding, whatever else is there."""
+        return super().generate(requests, is_finished)
+
+    def free_bytes(self) -> list[int]:
+        """Return the free memory of each card in use, in bytes."""
+        return free_bytes(self._settings.load)
+
+    def load_draft(self, checkpoint: Checkpoint) -> Any:
+        """Load a second model that proposes tokens for this one.
+
+        Raises:
+            OptionError: it does not speak of the same tokens, or has attention it cannot page.
+        """
+        window = self.model.config.max_seq_len
+        same = replace(self._settings.load, max_length=window, spare_positions=0, lora=None)
+        loaded = load(self.exllamav2, checkpoint, same)
+        if loaded.text_config.vocab_size != self.text_config.vocab_size:
+            loaded.model.unload()
+            raise OptionError(
+                f"draft_model has {loaded.text_config.vocab_size} tokens and the model "
+                f"{self.text_config.vocab_size}; expected a smaller model of the same family"
+            )
+        if any(module.sliding_window for module in attention_modules(loaded.model)):
+            loaded.model.unload()
+            raise OptionError("draft_model has sliding windows, which cannot be paged; use another")
+        return loaded.model
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        if self._paged is not None:
+            self._paged.close()
+        self.forget()
+        self.layers = []
+        for lora in self.loras or []:
+            lora.unload()
+        self.model.unload()
+        del self.model, self._head, self._paged
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()

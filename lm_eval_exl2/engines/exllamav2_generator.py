@@ -1,0 +1,266 @@
+"""Generation with exllamav2's dynamic generator, where flash-attn gives it paged attention.
+
+Jobs join and leave a running batch, and pages of keys and values that prompts share are kept
+once. Only token ids are taken from it: its text loses what it holds back, cuts stop strings by
+rules of its own and decodes piece by piece (`generator/dynamic.py` of 0.3.2), so text and stop
+strings stay the caller's business. What its sampler does not compute as transformers does is
+decoded by us.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import torch
+
+from lm_eval_exl2.engines.exllamav2_memory import key_value_bytes
+from lm_eval_exl2.errors import EngineMemoryError, OptionError
+from lm_eval_exl2.records import PENALTIES, WARPERS, GeneratedToken
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from lm_eval_exl2.engines.exllamav2_engine import Exllamav2Engine, Exllamav2Settings
+    from lm_eval_exl2.records import GenerateRequest
+
+PAGE_TOKENS = 256
+DRAFT_TOKENS = 4
+"""Tokens proposed at a time, exllamav2's own default."""
+
+# transformers' name -> exllamav2's, where both compute the same in the same order (temperature,
+# top-k, top-p, min-p; `ext_sampling.cpp`), and the value that switches it off there.
+_SETTINGS: dict[str, tuple[str, float]] = {
+    "temperature": ("temperature", 1.0),
+    "top_k": ("top_k", 0),
+    "top_p": ("top_p", 0.0),
+    "min_p": ("min_p", 0.0),
+}
+_CACHE_SHARE = 0.8  # of the free memory; the rest is for activations
+_BITS = {"FP16": 16, "Q8": 8.5, "Q6": 6.5, "Q4": 4.5}
+
+
+class TokenTable:
+    """Stands in for exllamav2's tokenizer: as many tokens, none of them with any text."""
+
+    eos_token_id = -1
+
+    def __init__(self, vocab_size: int) -> None:
+        self._pieces = [""] * vocab_size
+
+    def get_vocab_size(self) -> int:
+        """Return the number of tokens that may be produced."""
+        return len(self._pieces)
+
+    def get_id_to_piece_list(self, _include_special_tokens: bool = False) -> list[str]:
+        """Return the text of every token: none, so nothing is ever held back."""
+        return self._pieces
+
+
+def sampler_settings(sampling: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Translate sampling parameters, or return None where exllamav2 would sample otherwise.
+
+    exllamav2's own defaults are temperature 0.8, top-k 50, top-p 0.8 and a repetition penalty of
+    1.025, so everything is said.
+
+    Args:
+        sampling: transformers' names and values; empty for greedy decoding.
+    """
+    plain = {"token_repetition_penalty": 1.0}
+    wanted: dict[str, Any] = dict(sampling)
+    neutral = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+    if any(wanted.get(name) not in (None, neutral[name]) for name in PENALTIES):
+        return None
+    if not wanted.get("do_sample"):
+        return plain | {"temperature": 1.0, "top_k": 1, "top_p": 0.0}
+    if any(wanted.get(name) is not None for name in set(WARPERS) - set(_SETTINGS)):
+        return None
+    found = plain | dict(_SETTINGS.values())
+    for name, (theirs, off) in _SETTINGS.items():
+        value = wanted.get(name)
+        found[theirs] = off if value is None or (name == "top_p" and value >= 1.0) else value
+    # Below 0.01 exllamav2 takes the most likely token; transformers refuses 0 and negative values.
+    return found if found["temperature"] >= 0.01 else None
+
+
+class _Running(NamedTuple):
+    """A request and the job that answers it."""
+
+    request: GenerateRequest
+    job: Any
+
+
+class PagedGenerator:
+    """Continues prompts with the dynamic generator of one loaded model."""
+
+    def __init__(self, engine: Exllamav2Engine, settings: Exllamav2Settings) -> None:
+        """Allocate pages and open the generator; use `open`, which knows whether it can work."""
+        from importlib import import_module
+
+        self._engine = engine
+        self._exllamav2: Any = engine.exllamav2
+        self._api: Any = import_module(f"{self._exllamav2.__name__}.generator")
+        self._rows = settings.max_rows
+        self._draft = None if settings.draft is None else engine.load_draft(settings.draft)
+        tokens = self._cache_tokens(settings)
+        self._draft_tokens = DRAFT_TOKENS if self._draft or settings.ngram_draft else 0
+        make: Any = getattr(self._exllamav2, _cache_class(settings.cache_mode))
+        self._cache: Any = make(engine.model, batch_size=1, max_seq_len=tokens)
+        draft_cache = self._draft and make(self._draft, batch_size=1, max_seq_len=tokens)
+        self._tokens = tokens
+        self._generator: Any = self._api.ExLlamaV2DynamicGenerator(
+            model=engine.model,
+            cache=self._cache,
+            tokenizer=TokenTable(engine.info.vocab_size),
+            max_batch_size=min(self._rows, engine.info.max_batch_tokens // 8),
+            max_q_size=self._draft_tokens + 1,
+            max_chunk_size=engine.model.config.max_input_len // PAGE_TOKENS * PAGE_TOKENS,
+            draft_model=self._draft,
+            draft_cache=draft_cache,
+            num_draft_tokens=DRAFT_TOKENS,
+            use_ngram_draft=settings.ngram_draft,
+            paged=True,
+        )
+        if engine.loras:
+            self._generator.set_loras(engine.loras)
+
+    @classmethod
+    def open(cls, engine: Exllamav2Engine, settings: Exllamav2Settings) -> PagedGenerator | None:
+        """Return a generator, None where our own decoding must do.
+
+        Raises:
+            OptionError: drafting was asked for, which only this generator can do.
+        """
+        reason = why_not_paged(engine)
+        if reason is None:
+            return cls(engine, settings)
+        if settings.draft is not None or settings.ngram_draft:
+            raise OptionError(f"drafting needs paged attention, and {reason}; leave it out")
+        return None
+
+    def _cache_tokens(self, settings: Exllamav2Settings) -> int:
+        """Return how many tokens the pages hold, a multiple of the page size."""
+        window = self._engine.info.max_length
+        tokens = settings.cache_size or self._rows * window
+        if settings.cache_size is None:
+            per_token = key_value_bytes(self._engine.text_config) * _BITS[settings.cache_mode] / 16
+            free = sum(self._engine.free_bytes())
+            tokens = min(tokens, int(free * _CACHE_SHARE / per_token))
+        return max(tokens, PAGE_TOKENS) // PAGE_TOKENS * PAGE_TOKENS
+
+    # -- generating ------------------------------------------------------------------------
+
+    def generate(
+        self, requests: Iterable[GenerateRequest], is_finished: Callable[[int, int], bool]
+    ) -> Iterator[GeneratedToken]:
+        """See `Engine.generate`; what this generator cannot do comes last, by our own decoding."""
+        left_over: list[GenerateRequest] = []
+        waiting = iter(requests)
+        running: dict[int, _Running] = {}
+        is_exhausted = False
+        try:
+            while running or not is_exhausted:
+                while len(running) < 2 * self._rows and not is_exhausted:
+                    request = next(waiting, None)
+                    if request is None:
+                        is_exhausted = True
+                    elif (job := self._make_job(request)) is None:
+                        left_over.append(request)
+                    else:
+                        running[self._generator.enqueue(job)] = _Running(request, job)
+                yield from self._iterate(running, is_finished)
+        finally:  # also where the caller stops listening
+            for found in running.values():
+                self._generator.cancel(found.job)
+        if left_over:
+            yield from self._engine.decode(left_over, is_finished)
+
+    def _make_job(self, request: GenerateRequest) -> Any | None:
+        """Return the job of a request, None if it must be decoded by us."""
+        settings = sampler_settings(request.sampling)
+        if settings is None:
+            return None
+        # When drafting, the generator ends a job this much earlier.
+        limit = request.max_new_tokens + self._draft_tokens
+        if len(request.prompt_ids) + limit > self._tokens:
+            raise EngineMemoryError(
+                f"a prompt of {len(request.prompt_ids)} tokens and {limit} new ones need more "
+                f"than the {self._tokens} tokens of the cache; raise cache_size, or use a smaller "
+                "max_gen_toks or cache_mode=Q8, Q6 or Q4"
+            )
+        return self._api.ExLlamaV2DynamicJob(
+            input_ids=torch.tensor([list(request.prompt_ids)]),
+            max_new_tokens=limit,
+            min_new_tokens=request.min_new_tokens,
+            gen_settings=self._api.ExLlamaV2Sampler.Settings(**settings),
+            seed=request.seed,
+            # Only tokens: every end token is named, and no stop strings, which it cuts differently.
+            stop_conditions=sorted(request.stop_ids),
+        )
+
+    def _iterate(
+        self, running: dict[int, _Running], is_finished: Callable[[int, int], bool]
+    ) -> Iterator[GeneratedToken]:
+        """Let all jobs advance and hand out what they produced."""
+        results = cast("list[dict[str, Any]]", self._generator.iterate() if running else [])
+        sizes = self._engine.counts.batch_sizes
+        active = len(self._generator.active_jobs)
+        sizes["generate_until"] = max(sizes.get("generate_until", 0), active)
+        for result in results:
+            serial = result["serial"]
+            # One iteration can report a job several times, also after we ended it.
+            if result["stage"] != "streaming" or serial not in running:
+                continue
+            request, job = running[serial]
+            tokens = tokens_of(result)
+            for place, token in enumerate(tokens, start=1):
+                is_last = is_finished(request.index, token)
+                is_last = is_last or (result["eos"] and place == len(tokens))
+                yield GeneratedToken(request.index, token, is_last)
+                if is_last:
+                    break
+            else:
+                continue
+            del running[serial]
+            self._finish(job, ended=result["eos"])
+
+    def _finish(self, job: Any, *, ended: bool) -> None:
+        """Count what a job forwarded and take it out of the batch if it would go on."""
+        cached = job.cached_pages * PAGE_TOKENS + job.cached_tokens
+        prompt = len(job.sequences[0].input_ids)
+        self._engine.counts.forwarded += prompt - cached + job.new_tokens - 1
+        self._engine.counts.drafted += job.accepted_draft_tokens + job.rejected_draft_tokens
+        self._engine.counts.accepted += job.accepted_draft_tokens
+        if not ended:
+            self._generator.cancel(job)
+
+    def close(self) -> None:
+        """Give back memory and threads, which the generator itself keeps."""
+        for pool in (self._generator.sampling_pool, self._generator.filter_pool):
+            pool.shutdown()
+        del self._generator, self._cache
+        if self._draft is not None:
+            self._draft.unload()
+
+
+def why_not_paged(engine: Exllamav2Engine) -> str | None:
+    """Return why pages cannot be used for a model, None if they can."""
+    if engine.attention != "flash_attn" or not engine.exllamav2.attn.has_flash_attn_with_paged:
+        return "flash-attn 2.5.7 or later is not in use"
+    if engine.has_many_experts:
+        return "its kernel for a few rows leaves out experts where there are 128"
+    if any(layer.options.window is not None for layer in engine.layers):
+        return "its sliding windows admit one key too many"
+    if any(layer.options.softcap is not None for layer in engine.layers):
+        return "its soft-cap has not been seen to equal transformers'"
+    return None
+
+
+def tokens_of(result: Mapping[str, Any]) -> list[int]:
+    """Return all tokens of a streaming result, those held back at the end included."""
+    parts: tuple[Mapping[str, Any], ...] = (result, result.get("held") or {})
+    found: list[torch.Tensor] = [part["token_ids"] for part in parts if "token_ids" in part]
+    return [int(token) for tokens in found for token in tokens.flatten()]
+
+
+def _cache_class(mode: str) -> str:
+    return "ExLlamaV2Cache" if mode == "FP16" else f"ExLlamaV2Cache_{mode}"
