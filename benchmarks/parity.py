@@ -11,12 +11,6 @@ The last line on stdout is the JSON document.
 from __future__ import annotations
 
 import argparse
-import datetime
-import importlib.metadata
-import json
-import os
-import platform
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,24 +20,10 @@ import damage
 import differential
 import reference
 import tokens
+from environment import environment, write_result
 
 ROOT = Path(__file__).parent.parent
 RESULT = Path(__file__).parent / "results" / "parity.json"
-PACKAGES = ("torch", "transformers", "lm_eval", "tokenizers", "safetensors")
-
-
-def environment() -> dict[str, Any]:
-    """Return where and with what the measurement ran."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return {
-        "date": datetime.date.today().isoformat(),
-        "commit": commit.stdout.strip(),
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-    }
 
 
 def command(args: argparse.Namespace) -> str:
@@ -119,10 +99,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=2000, help="random requests")
     parser.add_argument("--damaged", type=int, default=2000, help="damaged checkpoints")
     result = measure(parser.parse_args())
-    partial = RESULT.with_suffix(".tmp")
-    partial.write_text(json.dumps(result, indent=1) + "\n")
-    partial.replace(RESULT)
-    print(json.dumps(result))
+    write_result(RESULT, result)
     if result["disagreements"] or result["mismatches"] or result["crashes"]:
         sys.exit(1)
 
