@@ -2,7 +2,7 @@
 
     benchmarks/gpu_check.sh [--work DIR] [--output DIR] [--shape llama-3.1-8b] [--bits 4.0]
 
-In this order, each step recorded whether the others succeed or not: import exllamav2 (which
+In this order, each step recorded whether others before it succeed or not: import exllamav2 (which
 compiles its extension), run `pytest -m gpu`, open the demo checkpoint on every attention path
 there is (each with its self-test), convert the demo with exllamav2's own converter, compare its
 logits with the torch engine's and record them, measure how often results repeat, and score and
@@ -311,7 +311,12 @@ def main() -> None:
             },
             f"speed of {args.shape} at {args.bits} bits": lambda: measure_synthetic(args, work),
         }
-        checks = {name: run_step(name, step, logs) for name, step in steps.items()}
+        checks: dict[str, dict[str, Any]] = {}
+        for name, step in steps.items():
+            if checks and checks["build"]["outcome"] != "passed":
+                checks[name] = {"outcome": "not run", "reason": "exllamav2 does not import"}
+            else:
+                checks[name] = run_step(name, step, logs)
     found = card()
     packages = ("exllamav2", "flash-attn", "xformers")
     result = (
