@@ -30,7 +30,8 @@ from safetensors.torch import save_file
 
 from lm_eval_exl2.checkpoint import Checkpoint
 from lm_eval_exl2.demo import demo_directory
-from lm_eval_exl2.engines.exllamav2_engine import Exllamav2Engine, Exllamav2Settings
+from lm_eval_exl2.engines.exllamav2_engine import Exllamav2Engine
+from lm_eval_exl2.engines.exllamav2_settings import Exllamav2Settings
 from lm_eval_exl2.engines.torch_engine import TorchEngine
 from lm_eval_exl2.errors import Exl2EvalError
 from lm_eval_exl2.plan import Budget

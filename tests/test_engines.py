@@ -63,8 +63,8 @@ def folder(tmp_path_factory):
 
 
 def exllamav2_case(folder):
-    from lm_eval_exl2.engines.exllamav2_engine import Exllamav2Engine, Exllamav2Settings
-    from lm_eval_exl2.engines.exllamav2_loading import LoadSettings
+    from lm_eval_exl2.engines.exllamav2_engine import Exllamav2Engine
+    from lm_eval_exl2.engines.exllamav2_settings import Exllamav2Settings, LoadSettings
 
     settings = Exllamav2Settings(load=LoadSettings(max_batch_tokens=512), max_rows=8)
     return Case(Exllamav2Engine(Checkpoint(folder), settings), 0.05, repeatable_text=False)

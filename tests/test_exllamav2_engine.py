@@ -22,8 +22,9 @@ from test_model_config import ROPES
 from lm_eval_exl2.checkpoint import Checkpoint
 from lm_eval_exl2.checkpoint.writer import quantize_directory
 from lm_eval_exl2.engines import exllamav2_import, exllamav2_loading, self_test
-from lm_eval_exl2.engines.exllamav2_engine import Exllamav2Engine, Exllamav2Settings
-from lm_eval_exl2.engines.exllamav2_loading import LoadSettings
+from lm_eval_exl2.engines.exllamav2_engine import Exllamav2Engine
+from lm_eval_exl2.engines.exllamav2_generator import why_not_paged
+from lm_eval_exl2.engines.exllamav2_settings import Exllamav2Settings, LoadSettings
 from lm_eval_exl2.engines.model_config import ConfigSettings
 from lm_eval_exl2.engines.torch_engine import TorchEngine
 from lm_eval_exl2.errors import (
@@ -574,8 +575,8 @@ def test_no_expert_is_left_out_when_a_few_rows_are_decoded(tmp_path, simulated):
     simulated(flash_attn=True)
     experts = {"num_experts": 128, "num_experts_per_tok": 8}
     folder = write(tmp_path, "Qwen3MoeForCausalLM", **experts, num_hidden_layers=1, hidden_size=32)
-    engine = load(folder)
-    assert engine._paged is None
+    engine = load(folder, max_batch_tokens=512)
+    assert "leaves out experts" in why_not_paged(engine)
     oracle = TorchEngine(Checkpoint(folder), device="cpu")
     for rows in (1, 3, 6):
         for index, tokens in enumerate(texts(engine, [random_ids(9, i) for i in range(rows)], 4)):

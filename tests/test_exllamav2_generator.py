@@ -31,7 +31,7 @@ from lm_eval_exl2.engines.exllamav2_generator import (
     tokens_of,
     why_not_paged,
 )
-from lm_eval_exl2.errors import EngineMemoryError, OptionError
+from lm_eval_exl2.errors import EngineMemoryError, OptionError, RequestError
 from lm_eval_exl2.records import GenerateRequest
 
 # exllamav2's pages hold 256 tokens, so prompts that share one need a longer window than usual.
@@ -58,7 +58,7 @@ def paged(simulated):  # noqa: F811
 
 def load_paged(folder, **settings):
     engine = load(folder, **({"max_batch_tokens": 512, "cache_size": 4096} | settings))
-    assert engine._paged is not None
+    assert why_not_paged(engine) is None
     return engine
 
 
@@ -226,8 +226,9 @@ def test_drafts_reach_beyond_the_window_without_reading_past_the_tables(llama, p
 
 def test_a_draft_model_of_other_tokens_is_refused(llama, tmp_path, paged):
     folder = write(tmp_path, vocab_size=50, **LONG)
+    engine = load_paged(llama, draft=Checkpoint(folder), spare_positions=DRAFT_TOKENS + 1)
     with pytest.raises(OptionError, match="draft_model has 50 tokens and the model 97"):
-        load_paged(llama, draft=Checkpoint(folder), spare_positions=DRAFT_TOKENS + 1)
+        texts(engine, [[1, 2]])
 
 
 def test_drafting_without_pages_is_refused_with_the_reason(llama, simulated):  # noqa: F811
@@ -254,20 +255,33 @@ def test_pages_can_be_rounded(llama, paged, mode):
 
 def test_pages_take_what_memory_is_free_and_no_more_than_can_be_used(llama, simulated):  # noqa: F811
     simulated(flash_attn=True, free_bytes=2 << 30)
-    engine = load(llama, max_batch_tokens=512)
-    assert engine._paged._tokens == 8 * 1024  # every row as long as the window
-    simulated(flash_attn=True, free_bytes=2 << 30)
-    engine = load(llama, max_batch_tokens=512, cache_size=1000)
-    assert engine._paged._tokens == 768
+    for settings, tokens in (({}, 8 * 1024), ({"cache_size": 1000}, 768)):
+        engine = load(llama, max_batch_tokens=512, **settings)
+        assert engine._paged is None  # pages are not allocated before there is text to write
+        texts(engine, [[1, 2]])
+        assert engine._paged._tokens == tokens
 
 
 @pytest.mark.parametrize("name", ["MistralForCausalLM", "Gemma2ForCausalLM"])
 def test_windows_and_soft_caps_are_decoded_by_us(tmp_path, paged, name):
     engine = load(write(tmp_path, name), max_batch_tokens=512)
-    assert engine._paged is None
     assert why_not_paged(engine)
     found = texts(engine, [random_ids(12, seed=i) for i in range(3)])
     assert [len(tokens) for tokens in found] == [8] * 3
+    assert engine._paged is None
+
+
+def test_a_budget_below_one_page_is_decoded_by_us(llama, paged):
+    engine = load(llama, max_batch_tokens=100)
+    assert "a page of 256 tokens is more than max_batch_tokens" in why_not_paged(engine)
+    assert len(texts(engine, [random_ids(150)], 4)[0]) == 4
+
+
+def test_positions_past_the_window_are_never_asked_for(llama, paged):
+    engine = load_paged(llama, max_length=64)
+    assert len(texts(engine, [random_ids(60)], 5)[0]) == 5
+    with pytest.raises(RequestError, match="position 64 is beyond the 64 positions"):
+        texts(engine, [random_ids(60)], 6)
 
 
 # -- translations -----------------------------------------------------------------------------

@@ -203,7 +203,6 @@ class LayerAttention:
         module: Any,
         softcap: float | None,
         run: RunAttention | None,
-        rounding: KeyValueRounding | None = None,
     ) -> None:
         """Take over a module.
 
@@ -211,7 +210,6 @@ class LayerAttention:
             module: exllamav2's attention module; its functions are replaced.
             softcap: Of the attention scores; None without one.
             run: Answers runs; None to answer every step by tree attention.
-            rounding: Rounds keys and values before they are kept and seen.
         """
         self.layer: int = module.layer_idx
         self.options = AttentionOptions(
@@ -220,7 +218,8 @@ class LayerAttention:
         # Neither window nor soft-cap of the libraries has been seen to equal transformers'.
         is_plain = self.options.window is None and softcap is None
         self.run = run if is_plain else None
-        self.rounding = rounding
+        self.rounding: KeyValueRounding | None = None
+        """Rounds keys and values before they are kept and seen."""
         self.shape = (
             int(module.num_attention_heads),
             int(module.num_key_value_heads),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,14 +25,10 @@ from lm_eval_exl2.engines.exllamav2_attention import (
     LayerAttention,
     available_runs,
 )
-from lm_eval_exl2.engines.exllamav2_generator import PagedGenerator
+from lm_eval_exl2.engines.exllamav2_generator import PagedGenerator, why_not_paged
 from lm_eval_exl2.engines.exllamav2_import import exllamav2_version, import_exllamav2
-from lm_eval_exl2.engines.exllamav2_loading import (
-    LoadSettings,
-    attention_modules,
-    free_bytes,
-    load,
-)
+from lm_eval_exl2.engines.exllamav2_loading import attention_modules, free_bytes, load
+from lm_eval_exl2.engines.exllamav2_settings import Exllamav2Settings
 from lm_eval_exl2.engines.model_config import position_limit, trained_length
 from lm_eval_exl2.engines.self_test import check_attention, check_causality
 from lm_eval_exl2.engines.tree_attention import KeyValueBuffer, UsingStep
@@ -60,28 +56,10 @@ _REPEATABLE_ROWS = 33
 _EXPERT_ROWS = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Exllamav2Settings:
-    """What a user may say about this engine."""
-
-    load: LoadSettings = field(default_factory=LoadSettings)
-    max_rows: int = 32
-    """Most sequences generated together."""
-    no_flash_attn: bool = False
-    no_xformers: bool = False
-    cache_mode: str = "FP16"
-    """How keys and values are kept: FP16, or rounded as Q8, Q6 or Q4."""
-    cache_size: int | None = None
-    """Tokens the paged generator keeps keys and values of; None for what fits."""
-    draft: Checkpoint | None = None
-    """Checkpoint that proposes tokens."""
-    ngram_draft: bool = False
-    """Propose tokens by repeating what the text said before."""
-
-
 class Exllamav2Engine(TreeEngine):
     """Runs one checkpoint with exllamav2's kernels."""
 
+    queries_per_block = 512  # on a card, few large attention calls beat many small ones
     remedy = "use engine=torch, which computes in float32 on a CPU"
 
     def __init__(self, checkpoint: Checkpoint, settings: Exllamav2Settings | None = None) -> None:
@@ -133,7 +111,16 @@ class Exllamav2Engine(TreeEngine):
             details=self._details,
         )
         self._use_streams()
-        check_attention(self.layers, self.device)
+        self._test_itself()
+        self._paged: PagedGenerator | None = None
+        self._not_paged = why_not_paged(self)
+        if self._not_paged is not None and (settings.draft is not None or settings.ngram_draft):
+            raise OptionError(
+                f"drafting needs paged attention, and {self._not_paged}; leave it out"
+            )
+
+    def _test_itself(self) -> None:
+        """Refuse to go on if attention is not what it should be; see `self_test`."""
         check_causality(
             self.naive_logits,
             self.branch_logits,
@@ -141,7 +128,14 @@ class Exllamav2Engine(TreeEngine):
             longest=min(self._positions, self._max_batch_tokens),
         )
         self.counts.forwarded = self.counts.padding = 0
-        self._paged = PagedGenerator.open(self, settings)
+        # Rounding makes small differences large, so it comes after that test and before this one.
+        if self._settings.cache_mode != "FP16":
+            rounding = KeyValueRounding(
+                self.exllamav2, self.model, self._settings.cache_mode, self._max_batch_tokens
+            )
+            for layer in self.layers:
+                layer.rounding = rounding
+        check_attention(self.layers, self.device)
 
     @property
     def _positions(self) -> int:
@@ -150,13 +144,8 @@ class Exllamav2Engine(TreeEngine):
     def _take_over_attention(self) -> list[LayerAttention]:
         run = RUN_ATTENTION.get(self.attention or "")
         softcap = self.model.config.attn_logit_softcapping
-        rounding = None
-        if self._settings.cache_mode != "FP16":
-            rounding = KeyValueRounding(
-                self.exllamav2, self.model, self._settings.cache_mode, self._max_batch_tokens
-            )
         modules = attention_modules(self.model)
-        return [LayerAttention(module, softcap, run, rounding) for module in modules]
+        return [LayerAttention(module, softcap, run) for module in modules]
 
     def _describe(self) -> dict[str, Any]:
         """Return the settings that results should carry."""
@@ -183,7 +172,7 @@ class Exllamav2Engine(TreeEngine):
     ) -> torch.Tensor:
         """See `TreeEngine.forward`."""
         count = len(token_ids)
-        self._check_position(int(positions.max()))
+        self.check_position(int(positions.max()))
         padding = max(0, self._least_rows(repeatable=repeatable) - count)
         ids = torch.tensor([*token_ids, *([0] * padding)])[:, None]
         offsets = F.pad(positions.to("cpu", torch.int32), (0, padding))[:, None]
@@ -203,8 +192,12 @@ class Exllamav2Engine(TreeEngine):
             return _REPEATABLE_ROWS
         return _EXPERT_ROWS if self.has_many_experts else 1
 
-    def _check_position(self, last: int) -> None:
-        """Refuse to read past the tables of positions, which no kernel checks."""
+    def check_position(self, last: int) -> None:
+        """Refuse to read past the tables of positions, which no kernel checks.
+
+        Raises:
+            RequestError: the position is not in them.
+        """
         if last >= self._positions:
             raise RequestError(
                 f"position {last} is beyond the {self._positions} positions that were loaded; use "
@@ -257,7 +250,7 @@ class Exllamav2Engine(TreeEngine):
                 f"{self._max_batch_tokens}; raise it"
             )
         count = len(token_ids)
-        self._check_position(count - 1)
+        self.check_position(count - 1)
         # Behind the end nothing is seen: causal attention makes this padding harmless.
         padding = max(0, _REPEATABLE_ROWS - count)
         padding = padding if count + padding <= self._positions else 0
@@ -311,8 +304,10 @@ class Exllamav2Engine(TreeEngine):
     ) -> Iterator[GeneratedToken]:
         """See `Engine.generate`."""
         self._use_streams()
-        if self._paged is None:
+        if self._not_paged is not None:
             return super().generate(requests, is_finished)
+        if self._paged is None:  # not before: its pages take most of the memory
+            self._paged = PagedGenerator(self, self._settings)
         return self._paged.generate(requests, is_finished)
 
     def decode(
@@ -323,6 +318,7 @@ class Exllamav2Engine(TreeEngine):
 
     def free_bytes(self) -> list[int]:
         """Return the free memory of each card in use, in bytes."""
+        torch.cuda.empty_cache()  # what was freed counts as free
         return free_bytes(self._settings.load)
 
     def load_draft(self, checkpoint: Checkpoint) -> Any:

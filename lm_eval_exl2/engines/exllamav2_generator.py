@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 
-from lm_eval_exl2.engines.exllamav2_memory import key_value_bytes
-from lm_eval_exl2.errors import EngineMemoryError, OptionError
+from lm_eval_exl2.engines.exllamav2_memory import forward_bytes, key_value_bytes
+from lm_eval_exl2.errors import EngineMemoryError
 from lm_eval_exl2.records import PENALTIES, WARPERS, GeneratedToken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from lm_eval_exl2.engines.exllamav2_engine import Exllamav2Engine, Exllamav2Settings
+    from lm_eval_exl2.engines.exllamav2_engine import Exllamav2Engine
+    from lm_eval_exl2.engines.exllamav2_settings import Exllamav2Settings
     from lm_eval_exl2.records import GenerateRequest
 
 PAGE_TOKENS = 256
@@ -35,7 +36,8 @@ _SETTINGS: dict[str, tuple[str, float]] = {
     "top_p": ("top_p", 0.0),
     "min_p": ("min_p", 0.0),
 }
-_CACHE_SHARE = 0.8  # of the free memory; the rest is for activations
+_CACHE_SHARE = 0.9  # of the memory a forward leaves free
+_USUAL_TOKENS = 4096  # of a prompt and its continuation; longer ones wait for pages
 _BITS = {"FP16": 16, "Q8": 8.5, "Q6": 6.5, "Q4": 4.5}
 
 
@@ -93,7 +95,11 @@ class PagedGenerator:
     """Continues prompts with the dynamic generator of one loaded model."""
 
     def __init__(self, engine: Exllamav2Engine, settings: Exllamav2Settings) -> None:
-        """Allocate pages and open the generator; use `open`, which knows whether it can work."""
+        """Allocate pages and open the generator; `why_not_paged` knows whether it can work.
+
+        Raises:
+            OptionError: a draft model that does not go with the model.
+        """
         from importlib import import_module
 
         self._engine = engine
@@ -111,7 +117,9 @@ class PagedGenerator:
             model=engine.model,
             cache=self._cache,
             tokenizer=TokenTable(engine.info.vocab_size),
-            max_batch_size=min(self._rows, engine.info.max_batch_tokens // 8),
+            max_batch_size=min(
+                self._rows, engine.info.max_batch_tokens // (self._draft_tokens + 1)
+            ),
             max_q_size=self._draft_tokens + 1,
             max_chunk_size=engine.model.config.max_input_len // PAGE_TOKENS * PAGE_TOKENS,
             draft_model=self._draft,
@@ -123,28 +131,15 @@ class PagedGenerator:
         if engine.loras:
             self._generator.set_loras(engine.loras)
 
-    @classmethod
-    def open(cls, engine: Exllamav2Engine, settings: Exllamav2Settings) -> PagedGenerator | None:
-        """Return a generator, None where our own decoding must do.
-
-        Raises:
-            OptionError: drafting was asked for, which only this generator can do.
-        """
-        reason = why_not_paged(engine)
-        if reason is None:
-            return cls(engine, settings)
-        if settings.draft is not None or settings.ngram_draft:
-            raise OptionError(f"drafting needs paged attention, and {reason}; leave it out")
-        return None
-
     def _cache_tokens(self, settings: Exllamav2Settings) -> int:
         """Return how many tokens the pages hold, a multiple of the page size."""
-        window = self._engine.info.max_length
-        tokens = settings.cache_size or self._rows * window
-        if settings.cache_size is None:
-            per_token = key_value_bytes(self._engine.text_config) * _BITS[settings.cache_mode] / 16
-            free = sum(self._engine.free_bytes())
-            tokens = min(tokens, int(free * _CACHE_SHARE / per_token))
+        info, text = self._engine.info, self._engine.text_config
+        tokens = settings.cache_size
+        if tokens is None:
+            per_token = key_value_bytes(text) * _BITS[settings.cache_mode] / 16
+            free = sum(self._engine.free_bytes()) - forward_bytes(text, info.max_batch_tokens)
+            wanted = max(info.max_length, self._rows * min(info.max_length, _USUAL_TOKENS))
+            tokens = min(wanted, int(free * _CACHE_SHARE / per_token))
         return max(tokens, PAGE_TOKENS) // PAGE_TOKENS * PAGE_TOKENS
 
     # -- generating ------------------------------------------------------------------------
@@ -179,6 +174,8 @@ class PagedGenerator:
         settings = sampler_settings(request.sampling)
         if settings is None:
             return None
+        # Of the last token nothing is computed.
+        self._engine.check_position(len(request.prompt_ids) + request.max_new_tokens - 2)
         # When drafting, the generator ends a job this much earlier.
         limit = request.max_new_tokens + self._draft_tokens
         if len(request.prompt_ids) + limit > self._tokens:
@@ -246,6 +243,8 @@ def why_not_paged(engine: Exllamav2Engine) -> str | None:
     """Return why pages cannot be used for a model, None if they can."""
     if engine.attention != "flash_attn" or not engine.exllamav2.attn.has_flash_attn_with_paged:
         return "flash-attn 2.5.7 or later is not in use"
+    if engine.info.max_batch_tokens < PAGE_TOKENS:
+        return f"a page of {PAGE_TOKENS} tokens is more than max_batch_tokens"
     if engine.has_many_experts:
         return "its kernel for a few rows leaves out experts where there are 128"
     if any(layer.options.window is not None for layer in engine.layers):

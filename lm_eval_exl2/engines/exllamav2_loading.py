@@ -7,19 +7,13 @@ layer may see, and where positions come from. Computes no scores.
 from __future__ import annotations
 
 import gc
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from lm_eval_exl2.engines import exllamav2_config
 from lm_eval_exl2.engines.exllamav2_memory import choose_tokens, split_evenly
-from lm_eval_exl2.engines.model_config import (
-    ConfigSettings,
-    layer_windows,
-    text_config,
-    trained_length,
-)
+from lm_eval_exl2.engines.model_config import layer_windows, text_config, trained_length
 from lm_eval_exl2.engines.rope_tables import RopeTable, identity_table, make_table
 from lm_eval_exl2.errors import EngineMemoryError, ModelFormatError, OptionError
 
@@ -28,25 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lm_eval_exl2.checkpoint import Checkpoint
-
-
-@dataclass(frozen=True, slots=True)
-class LoadSettings:
-    """What a user may say about loading."""
-
-    device: int = 0
-    """Number of the first card."""
-    max_batch_tokens: int | None = None
-    """Tokens per forward; None finds what fits."""
-    max_length: int | None = None
-    """Positions to allocate for; None for what the model was made for."""
-    gpu_split: str | Sequence[float] | None = None
-    """GiB of weights per card, `auto`, or None for one card."""
-    config: ConfigSettings = field(default_factory=ConfigSettings)
-    lora: Path | None = None
-    """Folder of an adapter."""
-    spare_positions: int = 0
-    """Positions beyond the window that drafts may reach."""
+    from lm_eval_exl2.engines.exllamav2_settings import LoadSettings
 
 
 class Loaded(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_exl2.errors import EngineMemoryError
+from lm_eval_exl2.errors import EngineMemoryError, OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from lm_eval_exl2.checkpoint import Checkpoint
 
 GIB = 1 << 30
+_USUAL_LENGTH = 4096  # of what is kept from step to step
 # Budgets that are tried, largest first: beyond 8,192 tokens a forward gains nothing.
 _BUDGETS = (8192, 4096, 2048, 1024, 512, 256)
+# Rows of a forward are a dimension of a CUDA grid (`rope.cu`, `head_norm.cu`).
+_MOST_TOKENS = 65535
 _HALF = 2  # bytes of a float16
 # CUDA's own context, cuBLAS' workspace and what allocation in blocks leaves unused.
 _RESERVE = 768 << 20
@@ -45,19 +48,22 @@ def choose_tokens(
         length: Longest sequence in tokens.
 
     Raises:
+        OptionError: more than its kernels can count.
         EngineMemoryError: says how much is missing and which options help.
     """
+    if wanted and wanted > _MOST_TOKENS:
+        raise OptionError(f"max_batch_tokens={wanted}: exllamav2 takes at most {_MOST_TOKENS}")
     fixed = checkpoint.bytes + _RESERVE + _LOGITS + _reconstruction_bytes(checkpoint, text_config)
-    per_token = bytes_per_token(text_config)
     available = sum(free)
-    for tokens in (wanted,) if wanted else _BUDGETS:
-        kept = min(length, 4096) * key_value_bytes(text_config)
-        if fixed + kept + tokens * per_token <= available or wanted:
-            break
-    else:
-        tokens = _BUDGETS[-1]
-        kept = min(length, 4096) * key_value_bytes(text_config)
-    needed = fixed if wanted else fixed + kept + tokens * per_token
+
+    def needed_for(tokens: int) -> int:
+        kept = min(length, _USUAL_LENGTH) * key_value_bytes(text_config)
+        return fixed + kept + forward_bytes(text_config, tokens)
+
+    fitting = [tokens for tokens in _BUDGETS if needed_for(tokens) <= available]
+    tokens = wanted or max(fitting, default=_BUDGETS[-1])
+    # A budget of the user's own is taken as it is; what cannot be done without is the weights.
+    needed = fixed if wanted else needed_for(tokens)
     if needed > available:
         cards = sum(1 for amount in free if amount)
         raise EngineMemoryError(
@@ -80,8 +86,19 @@ def key_value_bytes(text_config: Any) -> int:
     return 2 * _HALF * text_config.num_hidden_layers * heads * _head_size(text_config)
 
 
-def bytes_per_token(text_config: Any) -> int:
-    """Return the bytes each token of a forward takes: scratch space, activations, keys, masks."""
+def forward_bytes(text_config: Any, tokens: int) -> int:
+    """Return the bytes a forward takes beside the weights.
+
+    Scratch space and activations, keys and values of its tokens, and the masks of its attention,
+    one row for each query head of a key-value head.
+    """
+    heads = text_config.num_attention_heads
+    repeats = heads // (getattr(text_config, "num_key_value_heads", None) or heads)
+    masks = _HALF * repeats * tokens * tokens
+    return tokens * _bytes_per_token(text_config) + masks
+
+
+def _bytes_per_token(text_config: Any) -> int:
     hidden = text_config.hidden_size
     inner = getattr(text_config, "intermediate_size", None) or 4 * hidden
     heads = text_config.num_attention_heads

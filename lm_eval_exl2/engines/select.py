@@ -77,9 +77,9 @@ def _refuse_foreign(options: Options, reason: str) -> None:
 
 def _open_exllamav2(checkpoint: Checkpoint, options: Options) -> Engine:
     exllamav2_import.import_exllamav2()  # before anything is found that only it would need
-    from lm_eval_exl2.engines.exllamav2_engine import Exllamav2Engine, Exllamav2Settings
+    from lm_eval_exl2.engines.exllamav2_engine import Exllamav2Engine
     from lm_eval_exl2.engines.exllamav2_generator import DRAFT_TOKENS
-    from lm_eval_exl2.engines.exllamav2_loading import LoadSettings
+    from lm_eval_exl2.engines.exllamav2_settings import Exllamav2Settings, LoadSettings
 
     draft = None
     if options.draft_model is not None:

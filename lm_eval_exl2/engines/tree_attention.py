@@ -302,16 +302,19 @@ class TreeKeys:
         return torch.nonzero((self.positions < position) & (self.ends > position)).flatten()
 
 
-def tree_blocks(buffer: KeyValueBuffer, keys: TreeKeys, queries: TreeKeys) -> Iterator[Block]:
+def tree_blocks(
+    buffer: KeyValueBuffer, keys: TreeKeys, queries: TreeKeys, size: int = QUERIES_PER_BLOCK
+) -> Iterator[Block]:
     """Split the queries of a chunk into blocks and find the keys each block needs.
 
     Args:
         buffer: Holds the entries of `keys`, the chunk's own last.
         keys: All entries, the chunk's own included.
         queries: The chunk's own entries.
+        size: Most queries of a block.
     """
-    for first in range(0, len(queries.positions), QUERIES_PER_BLOCK):
-        part = slice(first, min(first + QUERIES_PER_BLOCK, len(queries.positions)))
+    for first in range(0, len(queries.positions), size):
+        part = slice(first, min(first + size, len(queries.positions)))
         low, high = int(queries.positions[part.start]), int(queries.positions[part.stop - 1])
         needed = torch.nonzero((keys.positions <= high) & (keys.ends > low)).flatten()
         chosen = keys.select(needed)

@@ -18,6 +18,8 @@ import torch
 from lm_eval_exl2.engines.base import StepTooLargeError
 from lm_eval_exl2.engines.decoding import decode_rows
 from lm_eval_exl2.engines.tree_attention import (
+    QUERIES_PER_BLOCK,
+    Block,
     KeyValueBuffer,
     Step,
     TreeKeys,
@@ -40,6 +42,8 @@ class TreeEngine(ABC):
     """A model that computes packed rows of tree positions."""
 
     info: EngineInfo
+    queries_per_block = QUERIES_PER_BLOCK
+    """Tokens that are answered in one attention call."""
     remedy = "use dtype=float32"
     """What helps against numbers that are not finite."""
 
@@ -136,9 +140,12 @@ class TreeEngine(ABC):
             torch.tensor(list(chunk.depths), device=self.device),
         )
         keys = keys.joined(own)
-        step = Step([(buffer, slice(0, count))], list(tree_blocks(buffer, keys, own)))
+        step = Step([(buffer, slice(0, count))], self._blocks(buffer, keys, own))
         step.runs = self.find_runs(keys, own)
         return self.forward(step, chunk.token_ids, own.depths), keys
+
+    def _blocks(self, buffer: KeyValueBuffer, keys: TreeKeys, own: TreeKeys) -> list[Block]:
+        return list(tree_blocks(buffer, keys, own, self.queries_per_block))
 
     def score_targets(
         self, hidden_TE: torch.Tensor, offsets: Sequence[int], token_ids: Sequence[int]
