@@ -5,6 +5,7 @@ transformers' layers, weights decoded elsewhere. What float16 kernels on a card 
 asked by the same tests under the marker gpu, and by benchmarks/gpu_check.sh.
 """
 
+import functools
 import json
 import math
 import random
@@ -26,6 +27,7 @@ from lm_eval_exl2.engines.exllamav2_engine import Exllamav2Engine
 from lm_eval_exl2.engines.exllamav2_generator import why_not_paged
 from lm_eval_exl2.engines.exllamav2_settings import Exllamav2Settings, LoadSettings
 from lm_eval_exl2.engines.model_config import ConfigSettings
+from lm_eval_exl2.engines.self_test import branch_logits
 from lm_eval_exl2.engines.torch_engine import TorchEngine
 from lm_eval_exl2.errors import (
     EngineMemoryError,
@@ -158,7 +160,7 @@ def compare_engines(folder, tolerance=TOLERANCE, **settings):
     assert_same_model(engine.naive_logits(ids), expected, tolerance)
     first, second = sorted(random_ids(97, seed=1)[:2])
     branches = [[first, *random_ids(12, seed=2)], [second, *random_ids(20, seed=3)]]
-    for branch, found in zip(branches, engine.branch_logits(ids, branches), strict=True):
+    for branch, found in zip(branches, branch_logits(engine, ids, branches), strict=True):
         assert_same_model(found, oracle.naive_logits([*ids, *branch])[40:], tolerance)
     return engine
 
@@ -216,7 +218,7 @@ def test_exllamav2s_own_attention_is_caught_by_the_self_test(llama, simulated):
     assert not engine.model.config.no_sdpa
     with pytest.raises(ScoreError, match="appended tokens change the logits of earlier ones"):
         self_test.check_causality(
-            own_logits, engine.branch_logits, vocab_size=VOCABULARY, longest=128
+            own_logits, functools.partial(branch_logits, engine), engine.info, 128
         )
     # With its matmul path the same model passes: it is the attention that was caught.
     engine.model.config.no_sdpa = True

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from lm_eval_exl2.engines.base import StepTooLargeError
+from lm_eval_exl2.engines.key_values import KeyValueBuffer
 from lm_eval_exl2.engines.sampling import Sampler, make_sampler
-from lm_eval_exl2.engines.tree_attention import Block, KeyValueBuffer, Step, TreeKeys
+from lm_eval_exl2.engines.tree_attention import Block, Step, TreeKeys
 from lm_eval_exl2.errors import EngineMemoryError
 from lm_eval_exl2.plan import Budget, Targets, next_chunk
 from lm_eval_exl2.prefix_tree import build_tree

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,13 +30,11 @@ from lm_eval_exl2.engines.exllamav2_import import exllamav2_version, import_exll
 from lm_eval_exl2.engines.exllamav2_loading import attention_modules, free_bytes, load
 from lm_eval_exl2.engines.exllamav2_settings import Exllamav2Settings
 from lm_eval_exl2.engines.model_config import position_limit, trained_length
-from lm_eval_exl2.engines.self_test import check_attention, check_causality
-from lm_eval_exl2.engines.tree_attention import KeyValueBuffer, UsingStep
+from lm_eval_exl2.engines.self_test import branch_logits, check_attention, check_causality
+from lm_eval_exl2.engines.tree_attention import UsingStep
 from lm_eval_exl2.engines.tree_engine import TreeEngine
 from lm_eval_exl2.engines.tree_runs import find_runs
 from lm_eval_exl2.errors import EngineMemoryError, OptionError, RequestError
-from lm_eval_exl2.plan import Budget, Targets, next_chunk
-from lm_eval_exl2.prefix_tree import build_tree
 from lm_eval_exl2.records import ChunkScores, EngineInfo
 
 if TYPE_CHECKING:
@@ -121,12 +119,8 @@ class Exllamav2Engine(TreeEngine):
 
     def _test_itself(self) -> None:
         """Refuse to go on if attention is not what it should be; see `self_test`."""
-        check_causality(
-            self.naive_logits,
-            self.branch_logits,
-            vocab_size=self.info.vocab_size,
-            longest=min(self._positions, self._max_batch_tokens),
-        )
+        longest = min(self._positions, self._max_batch_tokens)
+        check_causality(self.naive_logits, partial(branch_logits, self), self.info, longest)
         self.counts.forwarded = self.counts.padding = 0
         # Rounding makes small differences large, so it comes after that test and before this one.
         if self._settings.cache_mode != "FP16":
@@ -259,29 +253,6 @@ class Exllamav2Engine(TreeEngine):
         self.counts.forwarded += count
         return self.logits(hidden[0, :count])
 
-    @torch.inference_mode()
-    def branch_logits(
-        self, prefix: Sequence[int], branches: Sequence[Sequence[int]]
-    ) -> list[torch.Tensor]:
-        """Return the logits of each branch behind a prefix they share, forwarded as one tree.
-
-        Args:
-            prefix: At least one token.
-            branches: At least one token each, their first ones all different and ascending.
-
-        Returns:
-            One tensor (tokens of the branch, V) for each branch.
-        """
-        self._use_streams()
-        tree, _ = build_tree([[*prefix, *branch] for branch in branches], [0] * len(branches))
-        chunk = next_chunk(tree, Targets([], []), 0, Budget(len(tree)))
-        hidden, _ = self.forward_tree(KeyValueBuffer(), self.no_keys(), chunk)
-        first, found = len(prefix), list[torch.Tensor]()
-        for branch in branches:
-            found.append(self.logits(hidden[first : first + len(branch)]))
-            first += len(branch)
-        return found
-
     def blame(self) -> str:
         """Return where the last forward first became NaN or infinite."""
         for module, is_finite in zip(self.model.modules, self._finite, strict=False):
@@ -320,26 +291,6 @@ class Exllamav2Engine(TreeEngine):
         """Return the free memory of each card in use, in bytes."""
         torch.cuda.empty_cache()  # what was freed counts as free
         return free_bytes(self._settings.load)
-
-    def load_draft(self, checkpoint: Checkpoint) -> Any:
-        """Load a second model that proposes tokens for this one.
-
-        Raises:
-            OptionError: it does not speak of the same tokens, or has attention it cannot page.
-        """
-        window = self.model.config.max_seq_len
-        same = replace(self._settings.load, max_length=window, spare_positions=0, lora=None)
-        loaded = load(self.exllamav2, checkpoint, same)
-        if loaded.text_config.vocab_size != self.text_config.vocab_size:
-            loaded.model.unload()
-            raise OptionError(
-                f"draft_model has {loaded.text_config.vocab_size} tokens and the model "
-                f"{self.text_config.vocab_size}; expected a smaller model of the same family"
-            )
-        if any(module.sliding_window for module in attention_modules(loaded.model)):
-            loaded.model.unload()
-            raise OptionError("draft_model has sliding windows, which cannot be paged; use another")
-        return loaded.model
 
     def close(self) -> None:
         """See `Engine.close`."""

@@ -9,12 +9,14 @@ decoded by us.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 
+from lm_eval_exl2.engines.exllamav2_loading import attention_modules, load
 from lm_eval_exl2.engines.exllamav2_memory import forward_bytes, key_value_bytes
-from lm_eval_exl2.errors import EngineMemoryError
+from lm_eval_exl2.errors import EngineMemoryError, OptionError
 from lm_eval_exl2.records import PENALTIES, WARPERS, GeneratedToken
 
 if TYPE_CHECKING:
@@ -106,7 +108,7 @@ class PagedGenerator:
         self._exllamav2: Any = engine.exllamav2
         self._api: Any = import_module(f"{self._exllamav2.__name__}.generator")
         self._rows = settings.max_rows
-        self._draft = None if settings.draft is None else engine.load_draft(settings.draft)
+        self._draft = None if settings.draft is None else load_draft(engine, settings)
         tokens = self._cache_tokens(settings)
         self._draft_tokens = DRAFT_TOKENS if self._draft or settings.ngram_draft else 0
         make: Any = getattr(self._exllamav2, _cache_class(settings.cache_mode))
@@ -237,6 +239,30 @@ class PagedGenerator:
         del self._generator, self._cache
         if self._draft is not None:
             self._draft.unload()
+
+
+def load_draft(engine: Exllamav2Engine, settings: Exllamav2Settings) -> Any:
+    """Load the model that proposes tokens.
+
+    Raises:
+        OptionError: it does not speak of the same tokens, or has attention that cannot be paged.
+    """
+    assert settings.draft is not None
+    window = engine.model.config.max_seq_len
+    same = replace(settings.load, max_length=window, spare_positions=0, lora=None)
+    loaded = load(engine.exllamav2, settings.draft, same)
+    reason = None
+    if loaded.text_config.vocab_size != engine.info.vocab_size:
+        reason = (
+            f"has {loaded.text_config.vocab_size} tokens and the model {engine.info.vocab_size}; "
+            "expected a smaller model of the same family"
+        )
+    elif any(module.sliding_window for module in attention_modules(loaded.model)):
+        reason = "has sliding windows, which cannot be paged; use another"
+    if reason:
+        loaded.model.unload()
+        raise OptionError(f"draft_model {reason}")
+    return loaded.model
 
 
 def why_not_paged(engine: Exllamav2Engine) -> str | None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
+from lm_eval_exl2.engines.key_values import KeyValueBuffer
 from lm_eval_exl2.engines.tree_attention import (
-    KeyValueBuffer,
     Step,
     TreeKeys,
     UsingStep,
@@ -22,12 +22,16 @@ from lm_eval_exl2.engines.tree_attention import (
 )
 from lm_eval_exl2.engines.tree_runs import find_runs
 from lm_eval_exl2.errors import ScoreError
+from lm_eval_exl2.plan import Budget, Targets, next_chunk
+from lm_eval_exl2.prefix_tree import build_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from lm_eval_exl2.engines.exllamav2_attention import LayerAttention
     from lm_eval_exl2.engines.tree_attention import AttentionOptions
+    from lm_eval_exl2.engines.tree_engine import TreeEngine
+    from lm_eval_exl2.records import EngineInfo
 
 # Root mean square of a token's difference, as a share of the standard deviation of what is
 # compared. float16 arithmetic stays below 1e-2; seeing one token too many was never below 0.1.
@@ -38,8 +42,7 @@ _ATTENTION_TOLERANCE = 0.01
 def check_causality(
     logits_of: Callable[[Sequence[int]], torch.Tensor],
     branch_logits_of: Callable[[Sequence[int], Sequence[Sequence[int]]], Sequence[torch.Tensor]],
-    *,
-    vocab_size: int,
+    info: EngineInfo,
     longest: int,
 ) -> None:
     """Check that no token sees what comes after it or stands beside it.
@@ -48,7 +51,7 @@ def check_causality(
         logits_of: Returns the logits (T, V) of a sequence, forwarded alone.
         branch_logits_of: Returns the logits of each branch behind a shared prefix, forwarded
             together; the branches' first tokens are different and ascending.
-        vocab_size: Number of token ids to draw from.
+        info: What the engine is.
         longest: Most tokens of a sequence.
 
     Raises:
@@ -61,7 +64,7 @@ def check_causality(
         difference = _difference_by_token(found, expected).median()
         _check(what, float(difference), _LOGITS_TOLERANCE)
 
-    draw = random.Random(0)
+    vocab_size, draw = info.vocab_size, random.Random(0)
     ids = [draw.randrange(vocab_size) for _ in range(min(40, max(2, longest - 7)))]
     kept = len(ids) // 2
     alone, longer = logits_of(ids[:kept]), logits_of(ids)
@@ -71,6 +74,30 @@ def check_causality(
     for branch, found in zip(branches, branch_logits_of(ids, branches), strict=True):
         expected = logits_of([*ids, *branch])[len(ids) :]
         compare("a sequence scores differently beside others than alone", found, expected)
+
+
+@torch.inference_mode()
+def branch_logits(
+    engine: TreeEngine, prefix: Sequence[int], branches: Sequence[Sequence[int]]
+) -> list[torch.Tensor]:
+    """Return the logits of each branch behind a prefix they share, forwarded as one tree.
+
+    Args:
+        engine: Forwards and turns hidden states into logits.
+        prefix: At least one token.
+        branches: At least one token each, their first ones all different and ascending.
+
+    Returns:
+        One tensor (tokens of the branch, V) for each branch.
+    """
+    tree, _ = build_tree([[*prefix, *branch] for branch in branches], [0] * len(branches))
+    chunk = next_chunk(tree, Targets([], []), 0, Budget(len(tree)))
+    hidden, _ = engine.forward_tree(KeyValueBuffer(), engine.no_keys(), chunk)
+    first, found = len(prefix), list[torch.Tensor]()
+    for branch in branches:
+        found.append(engine.logits(hidden[first : first + len(branch)]))
+        first += len(branch)
+    return found
 
 
 def check_attention(layers: Sequence[LayerAttention], device: torch.device) -> None:

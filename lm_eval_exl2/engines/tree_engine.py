@@ -17,10 +17,10 @@ import torch
 
 from lm_eval_exl2.engines.base import StepTooLargeError
 from lm_eval_exl2.engines.decoding import decode_rows
+from lm_eval_exl2.engines.key_values import KeyValueBuffer
 from lm_eval_exl2.engines.tree_attention import (
     QUERIES_PER_BLOCK,
     Block,
-    KeyValueBuffer,
     Step,
     TreeKeys,
     tree_blocks,
