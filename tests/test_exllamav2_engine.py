@@ -379,6 +379,29 @@ def test_nan_is_an_error_that_names_where_it_began(llama, simulated, monkeypatch
 # -- memory -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("tokens", [1, 7, 40])
+def test_small_budgets_leave_room_for_padding_and_the_self_test(llama, simulated, tokens):
+    """The simulated kernels refuse more rows than there is scratch space for."""
+    engine = load(llama, max_batch_tokens=tokens)
+    assert engine.info.max_batch_tokens == tokens
+    expected = scores_of(load(llama))
+    for one, other in zip(scores_of(engine, budget=tokens), expected, strict=True):
+        assert one == pytest.approx(other, abs=0.02)
+
+
+def test_more_tokens_than_its_kernels_can_count_are_refused(llama, simulated):
+    with pytest.raises(OptionError, match="max_batch_tokens=70000: exllamav2 takes at most 65535"):
+        load(llama, max_batch_tokens=70_000)
+
+
+@pytest.mark.parametrize("length", [5, 8, 33])
+def test_a_short_window_is_tested_too(llama, simulated, length):
+    engine = load(llama, max_length=length)
+    assert engine.info.max_length == length
+    with pytest.raises(RequestError, match=f"position {length} is beyond the {length} positions"):
+        engine.naive_logits(random_ids(length + 1))
+
+
 def test_a_step_that_does_not_fit_is_halved_and_changes_no_score(llama, simulated, monkeypatch):
     engine = load(llama)
     requests = [ScoreRequest(i, random_ids(30, seed=i % 4), random_ids(5, i)) for i in range(12)]

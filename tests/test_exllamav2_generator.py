@@ -23,15 +23,9 @@ from test_exllamav2_engine import (
 
 from lm_eval_exl2.checkpoint import Checkpoint
 from lm_eval_exl2.checkpoint.writer import quantize_directory
-from lm_eval_exl2.engines.exllamav2_generator import (
-    DRAFT_TOKENS,
-    PAGE_TOKENS,
-    TokenTable,
-    sampler_settings,
-    tokens_of,
-    why_not_paged,
-)
-from lm_eval_exl2.errors import EngineMemoryError, OptionError, RequestError
+from lm_eval_exl2.engines.exllamav2_generator import DRAFT_TOKENS, PAGE_TOKENS, why_not_paged
+from lm_eval_exl2.engines.exllamav2_words import TokenTable, sampler_settings, tokens_of
+from lm_eval_exl2.errors import EngineMemoryError, OptionError, RequestError, ScoreError
 from lm_eval_exl2.records import GenerateRequest
 
 # exllamav2's pages hold 256 tokens, so prompts that share one need a longer window than usual.
@@ -156,6 +150,15 @@ def test_the_limit_of_new_tokens_is_exact(llama, paged):
     for limit in (1, 2, 7):
         found = texts(engine, [random_ids(6, seed=i) for i in range(3)], limit)
         assert [len(tokens) for tokens in found] == [limit] * 3
+
+
+def test_no_token_is_chosen_from_numbers_that_are_none(llama, paged, monkeypatch):
+    engine = load_paged(llama)
+    head = engine.model.modules[-1]
+    forward = head.forward
+    monkeypatch.setattr(head, "forward", lambda *a, **k: forward(*a, **k) * float("nan"))
+    with pytest.raises(ScoreError, match="NaN or infinite in float16"):
+        texts(engine, [random_ids(6)])
 
 
 def test_sampled_text_depends_on_the_seed_and_not_on_order(llama, paged):

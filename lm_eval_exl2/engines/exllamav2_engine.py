@@ -10,7 +10,6 @@ is avoided where scores are made.
 from __future__ import annotations
 
 import gc
-import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +34,7 @@ from lm_eval_exl2.engines.tree_attention import UsingStep
 from lm_eval_exl2.engines.tree_engine import TreeEngine
 from lm_eval_exl2.engines.tree_runs import find_runs
 from lm_eval_exl2.errors import EngineMemoryError, OptionError, RequestError
-from lm_eval_exl2.records import ChunkScores, EngineInfo
+from lm_eval_exl2.records import EngineInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -43,9 +42,7 @@ if TYPE_CHECKING:
     from lm_eval_exl2.checkpoint import Checkpoint
     from lm_eval_exl2.engines.tree_attention import Step, TreeKeys
     from lm_eval_exl2.engines.tree_runs import Runs
-    from lm_eval_exl2.records import GeneratedToken, GenerateRequest
-
-logger = logging.getLogger(__name__)
+    from lm_eval_exl2.records import ChunkScores, GeneratedToken, GenerateRequest, PackedChunk
 
 # Up to 32 rows take a kernel that adds up with float16 atomics, in any order (`q_gemm.cu`).
 _REPEATABLE_ROWS = 33
@@ -79,6 +76,7 @@ class Exllamav2Engine(TreeEngine):
         self.model: Any = loaded.model
         self.loras = loaded.loras
         self.text_config: Any = loaded.text_config
+        self._positions = loaded.length
         self._head: Any = self.model.modules[self.model.head_layer_idx]
         super().__init__(
             torch.device(self._head.device()),
@@ -94,19 +92,18 @@ class Exllamav2Engine(TreeEngine):
             no_xformers=settings.no_xformers,
         )
         self.layers = self._take_over_attention()
-        self._details: dict[str, Any] = self._describe()
         self.info = EngineInfo(
             name="exllamav2",
             version=exllamav2_version(),
             device=str(self.device),
             dtype="float16",
             attention=f"tree ({self.attention or 'scaled_dot_product_attention'})",
-            max_length=min(trained_length(self.text_config), self._positions),
+            max_length=min(trained_length(self.text_config), loaded.length),
             vocab_size=int(self.text_config.vocab_size),
             parameters=summarise(checkpoint).parameters,
             position_limit=position_limit(self.text_config),
             max_batch_tokens=loaded.tokens,
-            details=self._details,
+            details=settings.details,
         )
         self._use_streams()
         self._test_itself()
@@ -119,8 +116,10 @@ class Exllamav2Engine(TreeEngine):
 
     def _test_itself(self) -> None:
         """Refuse to go on if attention is not what it should be; see `self_test`."""
-        longest = min(self._positions, self._max_batch_tokens)
+        promised, self._positions = self._positions, self.model.config.max_seq_len
+        longest = min(self._positions, self._room)
         check_causality(self.naive_logits, partial(branch_logits, self), self.info, longest)
+        self._positions = promised
         self.counts.forwarded = self.counts.padding = 0
         # Rounding makes small differences large, so it comes after that test and before this one.
         if self._settings.cache_mode != "FP16":
@@ -131,28 +130,11 @@ class Exllamav2Engine(TreeEngine):
                 layer.rounding = rounding
         check_attention(self.layers, self.device)
 
-    @property
-    def _positions(self) -> int:
-        return self.model.config.max_seq_len - self._settings.load.spare_positions
-
     def _take_over_attention(self) -> list[LayerAttention]:
         run = RUN_ATTENTION.get(self.attention or "")
         softcap = self.model.config.attn_logit_softcapping
         modules = attention_modules(self.model)
         return [LayerAttention(module, softcap, run) for module in modules]
-
-    def _describe(self) -> dict[str, Any]:
-        """Return the settings that results should carry."""
-        load, draft = self._settings.load, self._settings.draft
-        found: dict[str, Any] = {
-            "cache_mode": self._settings.cache_mode,
-            "gpu_split": load.gpu_split,
-            "lora": None if load.lora is None else str(load.lora),
-            "draft_model": None if draft is None else str(draft.directory),
-            "ngram_draft": self._settings.ngram_draft or None,
-            **load.config.details,
-        }
-        return {name: value for name, value in found.items() if value is not None}
 
     # -- forwards --------------------------------------------------------------------------
 
@@ -179,6 +161,11 @@ class Exllamav2Engine(TreeEngine):
         self.counts.forwarded += count
         self.counts.padding += padding
         return hidden[:count, 0]
+
+    @property
+    def _room(self) -> int:
+        """Rows that kernels have scratch space for."""
+        return self.model.config.max_input_len * self.model.config.max_batch_size
 
     def _least_rows(self, *, repeatable: bool) -> int:
         """Return how many rows a forward must have at least; the rest is padding."""
@@ -229,8 +216,7 @@ class Exllamav2Engine(TreeEngine):
             logits = torch.tanh(logits / cap) * cap
         return logits
 
-    @torch.inference_mode()
-    def score(self, chunk: Any) -> ChunkScores:
+    def score(self, chunk: PackedChunk) -> ChunkScores:
         """See `Engine.score`."""
         self._use_streams()
         return super().score(chunk)
@@ -238,16 +224,15 @@ class Exllamav2Engine(TreeEngine):
     @torch.inference_mode()
     def naive_logits(self, token_ids: Sequence[int]) -> torch.Tensor:
         """See `TreeEngine.naive_logits`: tokens at the positions they come in."""
-        if len(token_ids) > self._max_batch_tokens:
-            raise EngineMemoryError(
-                f"{len(token_ids)} tokens in one row are more than max_batch_tokens="
-                f"{self._max_batch_tokens}; raise it"
-            )
         count = len(token_ids)
+        if count > self._room:
+            raise EngineMemoryError(
+                f"{count} tokens in one row are more than max_batch_tokens={self._room}; raise it"
+            )
         self.check_position(count - 1)
         # Behind the end nothing is seen: causal attention makes this padding harmless.
         padding = max(0, _REPEATABLE_ROWS - count)
-        padding = padding if count + padding <= self._positions else 0
+        padding = padding if count + padding <= self.model.config.max_seq_len else 0
         self._use_streams()
         hidden = self._run(torch.tensor([[*token_ids, *([0] * padding)]]))
         self.counts.forwarded += count
@@ -255,6 +240,8 @@ class Exllamav2Engine(TreeEngine):
 
     def blame(self) -> str:
         """Return where the last forward first became NaN or infinite."""
+        if not self._finite:  # nobody watched
+            return ""
         for module, is_finite in zip(self.model.modules, self._finite, strict=False):
             if not bool(is_finite):
                 return f"first in {module.name} of {module.key}"

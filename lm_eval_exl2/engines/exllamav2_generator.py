@@ -16,11 +16,12 @@ import torch
 
 from lm_eval_exl2.engines.exllamav2_loading import attention_modules, load
 from lm_eval_exl2.engines.exllamav2_memory import forward_bytes, key_value_bytes
+from lm_eval_exl2.engines.exllamav2_words import TokenTable, sampler_settings, tokens_of
 from lm_eval_exl2.errors import EngineMemoryError, OptionError
-from lm_eval_exl2.records import PENALTIES, WARPERS, GeneratedToken
+from lm_eval_exl2.records import GeneratedToken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
     from lm_eval_exl2.engines.exllamav2_engine import Exllamav2Engine
     from lm_eval_exl2.engines.exllamav2_settings import Exllamav2Settings
@@ -30,60 +31,9 @@ PAGE_TOKENS = 256
 DRAFT_TOKENS = 4
 """Tokens proposed at a time, exllamav2's own default."""
 
-# transformers' name -> exllamav2's, where both compute the same in the same order (temperature,
-# top-k, top-p, min-p; `ext_sampling.cpp`), and the value that switches it off there.
-_SETTINGS: dict[str, tuple[str, float]] = {
-    "temperature": ("temperature", 1.0),
-    "top_k": ("top_k", 0),
-    "top_p": ("top_p", 0.0),
-    "min_p": ("min_p", 0.0),
-}
 _CACHE_SHARE = 0.9  # of the memory a forward leaves free
 _USUAL_TOKENS = 4096  # of a prompt and its continuation; longer ones wait for pages
 _BITS = {"FP16": 16, "Q8": 8.5, "Q6": 6.5, "Q4": 4.5}
-
-
-class TokenTable:
-    """Stands in for exllamav2's tokenizer: as many tokens, none of them with any text."""
-
-    eos_token_id = -1
-
-    def __init__(self, vocab_size: int) -> None:
-        self._pieces = [""] * vocab_size
-
-    def get_vocab_size(self) -> int:
-        """Return the number of tokens that may be produced."""
-        return len(self._pieces)
-
-    def get_id_to_piece_list(self, _include_special_tokens: bool = False) -> list[str]:
-        """Return the text of every token: none, so nothing is ever held back."""
-        return self._pieces
-
-
-def sampler_settings(sampling: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Translate sampling parameters, or return None where exllamav2 would sample otherwise.
-
-    exllamav2's own defaults are temperature 0.8, top-k 50, top-p 0.8 and a repetition penalty of
-    1.025, so everything is said.
-
-    Args:
-        sampling: transformers' names and values; empty for greedy decoding.
-    """
-    plain = {"token_repetition_penalty": 1.0}
-    wanted: dict[str, Any] = dict(sampling)
-    neutral = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
-    if any(wanted.get(name) not in (None, neutral[name]) for name in PENALTIES):
-        return None
-    if not wanted.get("do_sample"):
-        return plain | {"temperature": 1.0, "top_k": 1, "top_p": 0.0}
-    if any(wanted.get(name) is not None for name in set(WARPERS) - set(_SETTINGS)):
-        return None
-    found = plain | dict(_SETTINGS.values())
-    for name, (theirs, off) in _SETTINGS.items():
-        value = wanted.get(name)
-        found[theirs] = off if value is None or (name == "top_p" and value >= 1.0) else value
-    # Below 0.01 exllamav2 takes the most likely token; transformers refuses 0 and negative values.
-    return found if found["temperature"] >= 0.01 else None
 
 
 class _Running(NamedTuple):
@@ -130,6 +80,7 @@ class PagedGenerator:
             use_ngram_draft=settings.ngram_draft,
             paged=True,
         )
+        _watch_logits(engine)
         if engine.loras:
             self._generator.set_loras(engine.loras)
 
@@ -241,6 +192,19 @@ class PagedGenerator:
             self._draft.unload()
 
 
+def _watch_logits(engine: Exllamav2Engine) -> None:
+    """Let no token be chosen from logits that are NaN or infinite."""
+    forward: Any = engine.model.forward_chunk
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        result: dict[str, Any] = forward(*arguments, **options)
+        if "logits" in result:
+            engine.check_finite(result["logits"].amax(-1).flatten().tolist())
+        return result
+
+    engine.model.forward_chunk = watched
+
+
 def load_draft(engine: Exllamav2Engine, settings: Exllamav2Settings) -> Any:
     """Load the model that proposes tokens.
 
@@ -278,13 +242,6 @@ def why_not_paged(engine: Exllamav2Engine) -> str | None:
     if any(layer.options.softcap is not None for layer in engine.layers):
         return "its soft-cap has not been seen to equal transformers'"
     return None
-
-
-def tokens_of(result: Mapping[str, Any]) -> list[int]:
-    """Return all tokens of a streaming result, those held back at the end included."""
-    parts: tuple[Mapping[str, Any], ...] = (result, result.get("held") or {})
-    found: list[torch.Tensor] = [part["token_ids"] for part in parts if "token_ids" in part]
-    return [int(token) for tokens in found for token in tokens.flatten()]
 
 
 def _cache_class(mode: str) -> str:

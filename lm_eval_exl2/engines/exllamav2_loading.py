@@ -25,12 +25,18 @@ if TYPE_CHECKING:
     from lm_eval_exl2.engines.exllamav2_settings import LoadSettings
 
 
+_TESTED = 64  # tokens of the longest sequence of the self-test, and rows of its forwards
+
+
 class Loaded(NamedTuple):
     """A loaded model and what it was loaded with."""
 
     model: Any
     text_config: Any
     tokens: int
+    """Token budget of a forward."""
+    length: int
+    """Positions that requests may use; the tables may hold more."""
     loras: list[Any] | None
 
 
@@ -46,7 +52,11 @@ def load(exllamav2: Any, checkpoint: Checkpoint, settings: LoadSettings) -> Load
     length = settings.max_length or trained_length(text)
     free = free_bytes(settings)
     tokens = choose_tokens(checkpoint, text, free, wanted=settings.max_batch_tokens, length=length)
-    limits = exllamav2_config.Limits(tokens, length + settings.spare_positions)
+    # However little was asked for, the self-test needs some room.
+    tested = min(_TESTED, trained_length(text))
+    limits = exllamav2_config.Limits(
+        max(tokens, _TESTED), max(length + settings.spare_positions, tested)
+    )
     config, folder = exllamav2_config.make_config(exllamav2, checkpoint, text, limits)
     with folder:
         model = exllamav2.ExLlamaV2(config)
@@ -65,7 +75,7 @@ def load(exllamav2: Any, checkpoint: Checkpoint, settings: LoadSettings) -> Load
     if settings.lora is not None:
         loras = [_load_lora(exllamav2, model, settings.lora)]
         _permute_loras(model, checkpoint)
-    return Loaded(model, text, tokens, loras)
+    return Loaded(model, text, tokens, length, loras)
 
 
 def free_bytes(settings: LoadSettings) -> list[int]:

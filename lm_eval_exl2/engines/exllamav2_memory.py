@@ -54,18 +54,17 @@ def choose_tokens(
     if wanted and wanted > _MOST_TOKENS:
         raise OptionError(f"max_batch_tokens={wanted}: exllamav2 takes at most {_MOST_TOKENS}")
     fixed = checkpoint.bytes + _RESERVE + _LOGITS + _reconstruction_bytes(checkpoint, text_config)
-    available = sum(free)
+    available, cards = sum(free), sum(1 for amount in free if amount)
 
     def needed_for(tokens: int) -> int:
         kept = min(length, _USUAL_LENGTH) * key_value_bytes(text_config)
-        return fixed + kept + forward_bytes(text_config, tokens)
+        return fixed + kept + cards * forward_bytes(text_config, tokens)
 
     fitting = [tokens for tokens in _BUDGETS if needed_for(tokens) <= available]
     tokens = wanted or max(fitting, default=_BUDGETS[-1])
     # A budget of the user's own is taken as it is; what cannot be done without is the weights.
     needed = fixed if wanted else needed_for(tokens)
     if needed > available:
-        cards = sum(1 for amount in free if amount)
         raise EngineMemoryError(
             f"{checkpoint.directory} needs about {needed / GIB:.1f} GiB, but {available / GIB:.1f} "
             f"GiB are free on {cards} card(s): {(needed - available) / GIB:.1f} GiB are missing; "

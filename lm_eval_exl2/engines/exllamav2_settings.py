@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lm_eval_exl2.engines.model_config import ConfigSettings
 
@@ -50,3 +50,16 @@ class Exllamav2Settings:
     """Checkpoint that proposes tokens."""
     ngram_draft: bool = False
     """Propose tokens by repeating what the text said before."""
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What of it results should carry, as JSON values."""
+        found: dict[str, Any] = {
+            "cache_mode": self.cache_mode,
+            "gpu_split": self.load.gpu_split,
+            "lora": None if self.load.lora is None else str(self.load.lora),
+            "draft_model": None if self.draft is None else str(self.draft.directory),
+            "ngram_draft": self.ngram_draft or None,
+            **self.load.config.details,
+        }
+        return {name: value for name, value in found.items() if value is not None}

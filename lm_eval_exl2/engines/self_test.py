@@ -65,12 +65,13 @@ def check_causality(
         _check(what, float(difference), _LOGITS_TOLERANCE)
 
     vocab_size, draw = info.vocab_size, random.Random(0)
-    ids = [draw.randrange(vocab_size) for _ in range(min(40, max(2, longest - 7)))]
+    ids = [draw.randrange(vocab_size) for _ in range(min(40, longest * 3 // 4))]
+    beyond = min(6, longest - len(ids) - 1)
     kept = len(ids) // 2
     alone, longer = logits_of(ids[:kept]), logits_of(ids)
     compare("appended tokens change the logits of earlier ones", longer[:kept], alone)
     first = sorted(draw.sample(range(vocab_size), 3))
-    branches = [[token, *(draw.randrange(vocab_size) for _ in range(6))] for token in first]
+    branches = [[token, *(draw.randrange(vocab_size) for _ in range(beyond))] for token in first]
     for branch, found in zip(branches, branch_logits_of(ids, branches), strict=True):
         expected = logits_of([*ids, *branch])[len(ids) :]
         compare("a sequence scores differently beside others than alone", found, expected)
