@@ -39,6 +39,10 @@ class BlockDiagonalCausalFromBottomRightMask:
                 raise ValueError(f"a sequence has fewer keys ({keys}) than queries ({queries})")
         return cls(q_seqlen, kv_seqlen)
 
+    def to(self, _device):
+        """Return the mask on another device."""
+        return self
+
     def visible(self, queries, keys):
         """Return which keys each query sees."""
         check(queries == sum(self.q_seqlen), "the mask is for another number of queries")

@@ -129,7 +129,7 @@ def xformers_attention(
     bias: Any = runs.prepared(
         "xformers",
         query.device,
-        lambda: mask.from_seqlens(runs.query_counts, runs.key_counts),
+        lambda: mask.from_seqlens(runs.query_counts, runs.key_counts).to(query.device),
     )
     # xformers does not share key-value heads between query heads.
     repeats = query.shape[1] // keys.shape[1]
