@@ -82,11 +82,41 @@ def tokens_sentence() -> str:
     )
 
 
+def gpu_table() -> str:
+    """Return what the GPU checks found on each card they ran on, or that they ran on none."""
+    runs: list[dict[str, Any]] = [
+        json.loads(path.read_text()) for path in sorted(RESULTS.glob("gpu_*.json"))
+    ]
+    if not runs:
+        return (
+            "**Not yet run on a GPU.** What is said here about kernels on a card comes from reading "
+            "exllamav2 0.3.2 and from running its Python over simulated kernels; no speed, memory "
+            "or repeat rate is claimed. `benchmarks/gpu_check.sh` runs and measures all of it."
+        )
+    rows = ["| card, date, commit | check | outcome |", "| --- | --- | --- |"]
+    for run in runs:
+        where = f"{run['card']}, {run['date']}, {run['commit'][:8]}"
+        for name, check in run["checks"].items():
+            said = {k: v for k, v in check.items() if k not in ("outcome", "seconds")}
+            facts = "; ".join(f"{k.replace('_', ' ')} {_shown(v)}" for k, v in said.items())
+            rows.append(f"| {where} | {name} | {check['outcome']}{': ' * bool(facts)}{facts} |")
+    return "\n".join(rows)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_shown(part)}" for name, part in value.items())
+    return str(value)
+
+
 PARTS = {
     "tokens": tokens_sentence,
     "options": options_table,
     "architectures": architectures_list,
     "parity": parity_table,
+    "gpu": gpu_table,
 }
 
 
