@@ -89,9 +89,9 @@ def gpu_table() -> str:
     ]
     if not runs:
         return (
-            "**Not yet run on a GPU.** What is said here about kernels on a card comes from reading "
-            "exllamav2 0.3.2 and from running its Python over simulated kernels; no speed, memory "
-            "or repeat rate is claimed. `benchmarks/gpu_check.sh` runs and measures all of it."
+            "**Not yet run on a GPU.** What is said here about kernels on a card comes from "
+            "reading exllamav2 0.3.2 and from running its Python over simulated kernels; no speed, "
+            "memory or repeat rate is claimed. `benchmarks/gpu_check.sh` runs and measures it all."
         )
     rows = ["| card, date, commit | check | outcome |", "| --- | --- | --- |"]
     for run in runs:

@@ -31,6 +31,7 @@ from lm_eval_exl2.engines.self_test import branch_logits
 from lm_eval_exl2.engines.torch_engine import TorchEngine
 from lm_eval_exl2.errors import (
     EngineMemoryError,
+    MissingDependencyError,
     ModelFormatError,
     OptionError,
     RequestError,
@@ -248,6 +249,25 @@ def test_a_failed_self_test_refuses_to_load(llama, simulated, monkeypatch):
     )
     with pytest.raises(ScoreError, match=r"self-test failed.*no score of this model can be"):
         load(llama)
+
+
+@pytest.mark.parametrize("library", ["flash_attn", "xformers"])
+def test_a_library_that_does_not_run_here_is_one_clear_line(llama, simulated, monkeypatch, library):
+    from lm_eval_exl2.engines import exllamav2_attention
+
+    def fail(*_arguments):
+        raise NotImplementedError(
+            "No operator found for `memory_efficient_attention_forward`\nwith"
+        )
+
+    simulated(**{library: True})
+    monkeypatch.setitem(exllamav2_attention.RUN_ATTENTION, library, fail)
+    with pytest.raises(MissingDependencyError) as error:
+        load(llama)
+    assert str(error.value) == (
+        f"{library} does not work here: No operator found for "
+        f"`memory_efficient_attention_forward`; use no_{library}=True"
+    )
 
 
 @pytest.mark.parametrize("library", ["flash_attn", "xformers"])

@@ -130,7 +130,7 @@ def _decode_wave(
         try:
             rows, groups, logits = _prefill(engine, wave, max_batch_tokens)
             break
-        except StepTooLargeError as error:
+        except (StepTooLargeError, torch.OutOfMemoryError) as error:
             if len(wave) == 1:
                 raise EngineMemoryError(
                     f"a prompt of {len(wave[0].token_ids)} tokens does not fit into memory; use a "

@@ -116,19 +116,20 @@ class Exllamav2Engine(TreeEngine):
 
     def _test_itself(self) -> None:
         """Refuse to go on if attention is not what it should be; see `self_test`."""
+        check_attention(self.layers, self.device, self.attention)
         promised, self._positions = self._positions, self.model.config.max_seq_len
         longest = min(self._positions, self._room)
         check_causality(self.naive_logits, partial(branch_logits, self), self.info, longest)
         self._positions = promised
         self.counts.forwarded = self.counts.padding = 0
-        # Rounding makes small differences large, so it comes after that test and before this one.
+        # Rounding makes small differences large, so it comes after that test.
         if self._settings.cache_mode != "FP16":
             rounding = KeyValueRounding(
                 self.exllamav2, self.model, self._settings.cache_mode, self._max_batch_tokens
             )
             for layer in self.layers:
                 layer.rounding = rounding
-        check_attention(self.layers, self.device)
+            check_attention(self.layers, self.device, self.attention)
 
     def _take_over_attention(self) -> list[LayerAttention]:
         run = RUN_ATTENTION.get(self.attention or "")

@@ -21,7 +21,7 @@ from lm_eval_exl2.engines.tree_attention import (
     tree_blocks,
 )
 from lm_eval_exl2.engines.tree_runs import find_runs
-from lm_eval_exl2.errors import ScoreError
+from lm_eval_exl2.errors import MissingDependencyError, ScoreError
 from lm_eval_exl2.plan import Budget, Targets, next_chunk
 from lm_eval_exl2.prefix_tree import build_tree
 
@@ -101,15 +101,19 @@ def branch_logits(
     return found
 
 
-def check_attention(layers: Sequence[LayerAttention], device: torch.device) -> None:
+def check_attention(
+    layers: Sequence[LayerAttention], device: torch.device, library: str | None = None
+) -> None:
     """Compare what each kind of layer's attention gives for a small tree with a reference.
 
     Args:
         layers: The attention of all layers; one of each kind is tried.
         device: Where to try it.
+        library: Name of the attention library in use, if any.
 
     Raises:
         ScoreError: the two differ by more than float16 can explain.
+        MissingDependencyError: the library does not run on this device.
     """
     kinds = {(layer.options, layer.shape, layer.run): layer for layer in layers}
     for layer in kinds.values():
@@ -118,6 +122,13 @@ def check_attention(layers: Sequence[LayerAttention], device: torch.device) -> N
             layer.options = replace(real, window=min(real.window, 7))
         try:
             _check_layer(layer, device)
+        except (NotImplementedError, RuntimeError) as error:
+            if layer.run is None or isinstance(error, ScoreError):
+                raise
+            raise MissingDependencyError(
+                f"{library} does not work here: {str(error).strip().splitlines()[0]}; use "
+                f"no_{library}=True"
+            ) from error
         finally:
             layer.options = real
 
