@@ -6,7 +6,8 @@ In this order, each step recorded whether others before it succeed or not: impor
 compiles its extension), run `pytest -m gpu`, open the demo checkpoint on every attention path
 there is (each with its self-test), convert the demo with exllamav2's own converter, compare its
 logits with the torch engine's and record them, measure how often results repeat, and score and
-generate with a synthetic checkpoint of a real model's shape. The last line on stdout is the JSON.
+generate with a synthetic checkpoint of a real model's shape. Beside the JSON, which is also the
+last line on stdout, two archives are written: the conversions with their logits, and all logs.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ def check_build() -> dict[str, Any]:
 
 def check_tests(log: Path) -> dict[str, Any]:
     """Run the tests that are marked gpu."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
+    files = [path for path in (ROOT / "tests").glob("test_*.py") if "mark.gpu" in path.read_text()]
+    # Another machine's versions may warn of what ours do not; that is no reason to stop.
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-W", "default", *map(str, files)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     log.write_text(done.stdout + done.stderr)
     last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else "no output"
@@ -134,14 +137,13 @@ def compare_logits(folder: Path, golden: Path | None = None) -> dict[str, Any]:
     }
 
 
-def check_conversion(bits: float, output: Path, logs: Path) -> dict[str, Any]:
-    """Convert the demo, record its logits and compare them."""
+def check_conversion(bits: float, folder: Path, logs: Path) -> dict[str, Any]:
+    """Convert the demo, record its logits beside it and compare them."""
     name = f"exllamav2-{bits}bpw"
-    folder = output / name
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder / name, ignore_errors=True)
     with tempfile.TemporaryDirectory() as work:
-        convert(demo_directory("demo-fp16"), bits, folder, Path(work), logs / f"{name}.log")
-    return compare_logits(folder, folder / "golden_logits.safetensors")
+        convert(demo_directory("demo-fp16"), bits, folder / name, Path(work), logs / f"{name}.log")
+    return compare_logits(folder / name, folder / f"{name}-logits.safetensors")
 
 
 # -- measurements -----------------------------------------------------------------------------
@@ -293,11 +295,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--new-tokens", type=int, default=128)
     args = parser.parse_args()
-    logs = args.output / "gpu_logs"
-    logs.mkdir(parents=True, exist_ok=True)
+    args.output.mkdir(parents=True, exist_ok=True)
     demo = demo_directory("demo")
     with tempfile.TemporaryDirectory() as temporary:
         work = args.work or Path(temporary)
+        conversions, logs = work / "conversions", work / "logs"
+        for folder in (conversions, logs):
+            folder.mkdir(parents=True, exist_ok=True)
         steps: dict[str, Callable[[], dict[str, Any]]] = {
             "build": check_build,
             "tests marked gpu": lambda: check_tests(logs / "pytest.log"),
@@ -306,7 +310,7 @@ def main() -> None:
             "repetition": lambda: measure_repetition(demo),
             **{
                 f"conversion to {bits} bits": lambda bits=bits: check_conversion(
-                    bits, args.output, logs
+                    bits, conversions, logs
                 )
                 for bits in CONVERSIONS
             },
@@ -318,6 +322,9 @@ def main() -> None:
                 checks[name] = {"outcome": "not run", "reason": "exllamav2 does not import"}
             else:
                 checks[name] = run_step(name, step, logs)
+        for folder in (conversions, logs):
+            name = str(args.output / f"gpu_{folder.name}")
+            shutil.make_archive(name, "gztar", root_dir=work, base_dir=folder.name)
     found = card()
     packages = ("exllamav2", "flash-attn", "xformers")
     result = (

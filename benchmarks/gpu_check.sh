@@ -6,8 +6,12 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 
 # exllamav2 compiles for the card that is there; without a list, for every one it knows.
+ask_card='import torch; print("%d.%d" % torch.cuda.get_device_capability())'
 if [ -z "${TORCH_CUDA_ARCH_LIST:-}" ]; then
-    TORCH_CUDA_ARCH_LIST=$($PYTHON -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())')
+    TORCH_CUDA_ARCH_LIST=$($PYTHON -c "$ask_card" 2>/dev/null) || {
+        echo "gpu_check.sh: PyTorch ($PYTHON) sees no NVIDIA card" >&2
+        exit 1
+    }
 fi
 if [ -z "${CUDA_HOME:-}" ] && command -v nvcc >/dev/null; then
     CUDA_HOME=$(dirname "$(dirname "$(command -v nvcc)")")

@@ -97,3 +97,6 @@ def test_without_a_card_nothing_passes_and_that_is_written_down(tmp_path):
     assert outcomes.pop("build") == "failed"
     assert set(outcomes.values()) == {"not run"}
     assert "no CUDA card" in result["checks"]["build"]["reason"]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("gpu_none.json", "gpu_conversions.tar.gz", "gpu_logs.tar.gz"),
+    }
