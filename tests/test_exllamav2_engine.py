@@ -654,6 +654,23 @@ def test_scores_are_padded_to_where_kernels_repeat_and_counted_apart(llama, kern
     assert engine.counts.padding == 30
 
 
+def test_what_exllamav2_prints_while_loading_does_not_reach_stdout(
+    llama, simulated, monkeypatch, capsys
+):
+    exllamav2 = simulated()
+    really_load = exllamav2.ExLlamaV2.load
+
+    def noisy(*arguments, **options):
+        print(" !! Warning: something")  # noqa: T201
+        return really_load(*arguments, **options)
+
+    monkeypatch.setattr(exllamav2.ExLlamaV2, "load", noisy)
+    load(llama)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "something" in err
+
+
 def test_what_was_used_is_in_the_info(llama, simulated):
     info = load(llama).info
     assert (info.dtype, info.version) == ("float16", "0.3.2")

@@ -204,6 +204,41 @@ def test_prompts_with_a_common_beginning_are_forwarded_once(llama):
     assert engine.counts.forwarded == 22 + 4 * 2
 
 
+def test_a_beginning_that_later_prompts_share_is_not_forwarded_again(llama):
+    stem = list(range(1, 31))
+    prompts = sorted([*stem, first, second] for first in range(5) for second in range(3))
+    alone = [
+        generate(TorchEngine(Checkpoint(llama), device="cpu"), [prompt], 3)[0] for prompt in prompts
+    ]
+    engine = TorchEngine(Checkpoint(llama), device="cpu", max_rows=4)
+    assert generate(engine, prompts, 3) == alone
+    # 30 + 5 + 15 distinct prompt positions, two steps of every row, and nothing else.
+    assert engine.counts.forwarded == 50 + 15 * 2
+
+
+def test_many_samples_of_one_prompt_forward_it_once(llama):
+    engine = TorchEngine(Checkpoint(llama), device="cpu", max_rows=4)
+    prompt = list(range(1, 31))
+    found = generate(engine, [prompt] * 12, 3, sampling={"do_sample": True, "temperature": 3.0})
+    # Of the last token of the prompt the state is needed in each of three waves.
+    assert engine.counts.forwarded == 30 + 2 + 12 * 2
+    assert len(found) == 12
+
+
+def test_prompts_in_any_order_and_of_any_length_are_continued_alike(llama):
+    draw = random.Random(4)
+    stem = [draw.randrange(VOCABULARY) for _ in range(20)]
+    prompts = [stem[: draw.randrange(1, 20)] for _ in range(9)]
+    prompts += [[*stem[: draw.randrange(1, 20)], draw.randrange(VOCABULARY)] for _ in range(9)]
+    draw.shuffle(prompts)
+    alone = [
+        generate(TorchEngine(Checkpoint(llama), device="cpu"), [prompt], 4)[0] for prompt in prompts
+    ]
+    for rows in (1, 2, 5):
+        engine = TorchEngine(Checkpoint(llama), device="cpu", max_rows=rows)
+        assert generate(engine, prompts, 4) == alone
+
+
 def test_unlike_prompts_do_not_pay_for_each_others_keys(llama):
     engine = TorchEngine(Checkpoint(llama), device="cpu", max_rows=8)
     prompts = [[token] * 25 for token in range(1, 9)]

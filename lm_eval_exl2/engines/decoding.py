@@ -1,23 +1,24 @@
 """Token-by-token decoding of many prompts with an engine of trees.
 
-Prompts are taken in waves. The wave's distinct prompt positions are forwarded once, as a tree;
-then every step forwards one token per unfinished row as one packed row, without padding. Rows
-whose prompts share most of their keys stay together in a group that holds those keys once. A
-row that finishes leaves the step at once. When memory runs out, half of the rows are put back
-and continue in a later wave from what they have. Knows ids only, no text.
+Prompts are taken in waves. The wave's distinct prompt positions are forwarded once, as a tree, and
+what its last prompt shares with the next wave is kept for it; then every step forwards one token
+per unfinished row as one packed row, without padding. A row that finishes leaves the step at
+once. When memory runs out, half of the rows are put back and continue in a later wave from what
+they have. Knows ids only, no text.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from itertools import islice, pairwise
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 
 from lm_eval_exl2.engines.base import StepTooLargeError
 from lm_eval_exl2.engines.key_values import KeyValueBuffer
-from lm_eval_exl2.engines.sampling import Sampler, make_sampler
+from lm_eval_exl2.engines.row_groups import Row, retire, split_into_groups
+from lm_eval_exl2.engines.sampling import make_sampler
 from lm_eval_exl2.engines.tree_attention import Block, Step, TreeKeys
 from lm_eval_exl2.errors import EngineMemoryError
 from lm_eval_exl2.plan import Budget, Targets, next_chunk
@@ -27,67 +28,10 @@ from lm_eval_exl2.records import GeneratedToken
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from lm_eval_exl2.engines.row_groups import Group
     from lm_eval_exl2.engines.tree_engine import TreeEngine
+    from lm_eval_exl2.prefix_tree import PrefixTree
     from lm_eval_exl2.records import GenerateRequest
-
-# A group attends rows x keys; it is split when that exceeds this multiple of what its rows need.
-_WASTE_LIMIT = 2.0
-
-
-@dataclass(slots=True)
-class Row:
-    """One request while it is being continued."""
-
-    sampler: Sampler
-    token_ids: list[int]
-    """Prompt and produced tokens; the last one has not been forwarded yet."""
-    produced: int = 0
-    leaf: int = 0
-    """Preorder position of the last token the wave began with."""
-
-    @property
-    def request(self) -> GenerateRequest:
-        """The request this row answers."""
-        return self.sampler.request
-
-
-@dataclass(slots=True)
-class Group:
-    """Rows that share a buffer of keys and values."""
-
-    rows: list[Row]
-    buffer: KeyValueBuffer
-    visible_RK: torch.Tensor
-    """Which buffer entries each row may see."""
-    depths_K: torch.Tensor
-    active: list[int] = field(default_factory=list[int])
-    """Numbers of unfinished rows."""
-
-    def extend(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add one entry per active row, visible to that row alone.
-
-        Returns:
-            Visibility of all entries and their distance, each (active rows, entries).
-        """
-        device = self.visible_RK.device
-        new_R_A = torch.zeros(len(self.rows), len(self.active), dtype=torch.bool, device=device)
-        new_R_A[self.active, range(len(self.active))] = True
-        positions = [len(self.rows[number].token_ids) - 1 for number in self.active]
-        depths_A = torch.tensor(positions, device=device)
-        self.visible_RK = torch.cat([self.visible_RK, new_R_A], dim=1)
-        self.depths_K = torch.cat([self.depths_K, depths_A])
-        return self.visible_RK[self.active], depths_A[:, None] - self.depths_K
-
-    def undo(self) -> None:
-        """Take back the entries of the last `extend`."""
-        kept = len(self.depths_K) - len(self.active)
-        self.visible_RK, self.depths_K = self.visible_RK[:, :kept], self.depths_K[:kept]
-
-    def compact(self) -> None:
-        """Drop entries that no active row can see."""
-        used = torch.nonzero(self.visible_RK[self.active].any(0)).flatten()
-        self.buffer.keep(used)
-        self.visible_RK, self.depths_K = self.visible_RK[:, used], self.depths_K[used]
 
 
 def decode_rows(
@@ -101,17 +45,15 @@ def decode_rows(
     """Continue all prompts, wave by wave; see `Engine.generate`."""
     waiting = iter(requests)
     postponed: list[Row] = []
+    kept = _KeptPrompt()
     while True:
-        room = max_rows - len(postponed)
-        fresh = [
-            Row(make_sampler(request), list(request.prompt_ids))
-            for request in islice(waiting, max(0, room))
-        ]
-        wave = [*postponed[:max_rows], *fresh]
+        fresh = islice(waiting, max(0, max_rows - len(postponed)))
+        rows = [Row(make_sampler(request), list(request.prompt_ids)) for request in fresh]
+        wave = [*postponed[:max_rows], *rows]
         postponed = postponed[max_rows:]
         if not wave:
             return
-        for result in _decode_wave(engine, wave, is_finished, max_batch_tokens):
+        for result in _decode_wave(engine, wave, is_finished, max_batch_tokens, kept):
             if isinstance(result, GeneratedToken):
                 yield result
             else:
@@ -119,16 +61,67 @@ def decode_rows(
                 max_rows = max(1, min(max_rows, len(wave) // 2))
 
 
+@dataclass(slots=True)
+class _KeptPrompt:
+    """Keys and values of the last prompt of a wave, for the first of the next."""
+
+    token_ids: Sequence[int] = ()
+    buffer: KeyValueBuffer | None = None
+
+    def take(self, engine: TreeEngine, tree: PrefixTree, limit: int) -> _Prompts:
+        """Give out what the first prompt of a tree shares with the kept one.
+
+        Args:
+            engine: Knows the device.
+            tree: Prompts in preorder; it begins with the whole of the first.
+            limit: Most positions to give out.
+        """
+        shared = 0
+        for known, token, depth in zip(self.token_ids, tree.tokens, tree.depths, strict=False):
+            if shared == limit or known != token or depth != shared:
+                break
+            shared += 1
+        buffer = self.buffer
+        self.forget()
+        if buffer is None or not shared:
+            return _Prompts(KeyValueBuffer(), engine.no_keys())
+        positions = torch.arange(shared, device=engine.device)
+        buffer.keep(positions)
+        ends = torch.tensor(list(tree.ends[:shared]), device=engine.device)
+        return _Prompts(buffer, TreeKeys(positions, ends, positions))
+
+    def keep(self, row: Row, prompts: _Prompts) -> None:
+        """Keep a copy of one prompt, unless there is no memory for it."""
+        keys = prompts.keys
+        own = torch.nonzero((keys.positions <= row.leaf) & (row.leaf < keys.ends)).flatten()
+        try:
+            self.buffer, self.token_ids = prompts.buffer.copy_of(own), tuple(row.token_ids)
+        except torch.OutOfMemoryError:
+            self.forget()
+
+    def forget(self) -> None:
+        """Keep nothing."""
+        self.buffer, self.token_ids = None, ()
+
+
+class _Prompts(NamedTuple):
+    """Prompt positions that have been forwarded."""
+
+    buffer: KeyValueBuffer
+    keys: TreeKeys
+
+
 def _decode_wave(
     engine: TreeEngine,
     wave: Sequence[Row],
     is_finished: Callable[[int, int], bool],
     max_batch_tokens: int,
+    kept_prompt: _KeptPrompt,
 ) -> Iterator[GeneratedToken | Row]:
     """Yield the tokens of a wave, and the rows there turns out to be no memory for."""
     while True:
         try:
-            rows, groups, logits = _prefill(engine, wave, max_batch_tokens)
+            rows, groups, logits = _prefill(engine, wave, max_batch_tokens, kept_prompt)
             break
         except (StepTooLargeError, torch.OutOfMemoryError) as error:
             if len(wave) == 1:
@@ -151,13 +144,14 @@ def _decode_wave(
             yield GeneratedToken(row.request.index, token, is_last)
             if not is_last:
                 kept.append(row)
-        rows = _retire(groups, kept)
+        rows = retire(groups, kept)
         while rows:
             try:
                 logits = _step(engine, groups, rows)
                 break
             except StepTooLargeError as error:
                 engine.counts.retried += len(rows)
+                kept_prompt.forget()
                 if len(rows) == 1:
                     raise EngineMemoryError(
                         f"decoding one sequence of {len(rows[0].token_ids)} tokens does not fit "
@@ -165,7 +159,7 @@ def _decode_wave(
                     ) from error
             half = len(rows) // 2
             yield from rows[half:]
-            rows = _retire(groups, rows[:half])
+            rows = retire(groups, rows[:half])
 
 
 @torch.inference_mode()
@@ -184,17 +178,18 @@ def _choose(engine: TreeEngine, rows: Sequence[Row], logits_RV: torch.Tensor) ->
 
 @torch.inference_mode()
 def _prefill(
-    engine: TreeEngine, wave: Sequence[Row], max_batch_tokens: int
+    engine: TreeEngine, wave: Sequence[Row], max_batch_tokens: int, kept_prompt: _KeptPrompt
 ) -> tuple[list[Row], list[Group], torch.Tensor]:
     """Forward the distinct prompt positions of a wave; return rows, groups and first logits."""
     tree, tails = build_tree([row.token_ids for row in wave], [1] * len(wave))
     for row, tail in zip(wave, tails, strict=True):
         row.leaf = tail[0]
     rows = sorted(wave, key=lambda row: row.leaf)
-    buffer, keys = KeyValueBuffer(), engine.no_keys()
     leaves = [row.leaf for row in rows]
+    # The state of the first prompt's last token is needed, so that much is forwarded again.
+    buffer, keys = kept_prompt.take(engine, tree, limit=leaves[0])
     hidden: list[torch.Tensor] = []
-    budget, start = Budget(max_batch_tokens), 0
+    budget, start = Budget(max_batch_tokens), len(keys.positions)
     while start < len(tree):
         chunk = next_chunk(tree, Targets(leaves, leaves), start, budget)
         try:
@@ -208,52 +203,9 @@ def _prefill(
             continue
         hidden.append(states[list(chunk.targets.offsets)])
         start = chunk.stop
-    groups = _split_into_groups(rows, buffer, keys)
+    groups = split_into_groups(rows, buffer, keys)
+    kept_prompt.keep(rows[-1], _Prompts(buffer, keys))
     return rows, groups, engine.logits(torch.cat(hidden))
-
-
-def _split_into_groups(rows: list[Row], buffer: KeyValueBuffer, keys: TreeKeys) -> list[Group]:
-    """Group neighbouring rows as long as their shared buffer stays mostly useful to each."""
-    leaves = torch.tensor([row.leaf for row in rows], device=keys.positions.device)[:, None]
-    visible_RK = (keys.positions <= leaves) & (leaves < keys.ends)
-    own = cast("list[int]", visible_RK.sum(1).tolist())
-    bounds, first = [0], 0
-    union = visible_RK[0]
-    for number in range(1, len(rows)):
-        joined = union | visible_RK[number]
-        cost = int(joined.sum()) * (number + 1 - first)
-        if cost > _WASTE_LIMIT * sum(own[first : number + 1]):
-            bounds.append(number)
-            first, joined = number, visible_RK[number]
-        union = joined
-    bounds.append(len(rows))
-    groups: list[Group] = []
-    for low, high in pairwise(bounds):
-        used = torch.nonzero(visible_RK[low:high].any(0)).flatten()
-        groups.append(
-            Group(
-                rows=rows[low:high],
-                buffer=buffer.copy_of(used) if len(bounds) > 2 else buffer,
-                visible_RK=visible_RK[low:high][:, used],
-                depths_K=keys.depths[used],
-                active=list(range(high - low)),
-            )
-        )
-    return groups
-
-
-@torch.inference_mode()
-def _retire(groups: list[Group], kept: list[Row]) -> list[Row]:
-    """Let finished rows leave; return the unfinished ones in the order of their groups."""
-    still = {id(row) for row in kept}
-    for group in groups:
-        before = len(group.active)
-        group.active = [n for n in group.active if id(group.rows[n]) in still]
-        # Compacting costs a copy: worth it once half of the rows are gone.
-        if group.active and len(group.active) <= before // 2:
-            group.compact()
-    groups[:] = [group for group in groups if group.active]
-    return [group.rows[number] for group in groups for number in group.active]
 
 
 @torch.inference_mode()

@@ -25,7 +25,11 @@ from lm_eval_exl2.engines.exllamav2_attention import (
     available_runs,
 )
 from lm_eval_exl2.engines.exllamav2_generator import PagedGenerator, why_not_paged
-from lm_eval_exl2.engines.exllamav2_import import exllamav2_version, import_exllamav2
+from lm_eval_exl2.engines.exllamav2_import import (
+    exllamav2_version,
+    import_exllamav2,
+    quiet_stdout,
+)
 from lm_eval_exl2.engines.exllamav2_loading import attention_modules, free_bytes, load
 from lm_eval_exl2.engines.exllamav2_settings import Exllamav2Settings
 from lm_eval_exl2.engines.model_config import position_limit, trained_length
@@ -72,7 +76,8 @@ class Exllamav2Engine(TreeEngine):
         """
         self._settings = settings = settings or Exllamav2Settings()
         self.exllamav2 = import_exllamav2()
-        loaded = load(self.exllamav2, checkpoint, settings.load)
+        with quiet_stdout():
+            loaded = load(self.exllamav2, checkpoint, settings.load)
         self.model: Any = loaded.model
         self.loras = loaded.loras
         self.text_config: Any = loaded.text_config

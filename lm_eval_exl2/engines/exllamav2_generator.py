@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 
+from lm_eval_exl2.engines.exllamav2_import import quiet_stdout
 from lm_eval_exl2.engines.exllamav2_loading import attention_modules, load
 from lm_eval_exl2.engines.exllamav2_memory import forward_bytes, key_value_bytes
 from lm_eval_exl2.engines.exllamav2_words import TokenTable, sampler_settings, tokens_of
@@ -214,7 +215,8 @@ def load_draft(engine: Exllamav2Engine, settings: Exllamav2Settings) -> Any:
     assert settings.draft is not None
     window = engine.model.config.max_seq_len
     same = replace(settings.load, max_length=window, spare_positions=0, lora=None)
-    loaded = load(engine.exllamav2, settings.draft, same)
+    with quiet_stdout():
+        loaded = load(engine.exllamav2, settings.draft, same)
     reason = None
     if loaded.text_config.vocab_size != engine.info.vocab_size:
         reason = (

@@ -35,6 +35,11 @@ _FAILURES = (
 )
 
 
+def quiet_stdout() -> contextlib.AbstractContextManager[object]:
+    """Send what exllamav2 prints to stderr: the harness writes its tables to stdout."""
+    return contextlib.redirect_stdout(sys.stderr)
+
+
 def has_cuda() -> bool:
     """Whether PyTorch sees a CUDA (or ROCm) card."""
     import torch
@@ -76,8 +81,7 @@ def import_exllamav2() -> Any:
     threads = torch.get_num_threads()
     before = set(sys.modules)
     try:
-        # The harness writes its tables to stdout; exllamav2's warnings do not belong there.
-        with contextlib.redirect_stdout(sys.stderr):
+        with quiet_stdout():
             module = importlib.import_module("exllamav2")
     except _FAILURES as error:
         # A second attempt would find half of it imported and fail in another way.
