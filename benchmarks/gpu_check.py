@@ -296,6 +296,7 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=128)
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
+    where = environment("exllamav2", "flash-attn", "xformers") | card()
     demo = demo_directory("demo")
     with tempfile.TemporaryDirectory() as temporary:
         work = args.work or Path(temporary)
@@ -325,17 +326,11 @@ def main() -> None:
         for folder in (conversions, logs):
             name = str(args.output / f"gpu_{folder.name}")
             shutil.make_archive(name, "gztar", root_dir=work, base_dir=folder.name)
-    found = card()
-    packages = ("exllamav2", "flash-attn", "xformers")
-    result = (
-        environment(*packages)
-        | found
-        | {
-            "command": f"benchmarks/gpu_check.sh --shape {args.shape} --bits {args.bits}",
-            "checks": checks,
-        }
-    )
-    write_result(args.output / f"gpu_{_file_name(found['card'])}.json", result)
+    result = where | {
+        "command": f"benchmarks/gpu_check.sh --shape {args.shape} --bits {args.bits}",
+        "checks": checks,
+    }
+    write_result(args.output / f"gpu_{_file_name(where['card'])}.json", result)
     if any(check["outcome"] != "passed" for check in checks.values()):
         sys.exit(1)
 

@@ -37,6 +37,7 @@ def command(args: argparse.Namespace) -> str:
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Run every check that the arguments allow."""
+    where = environment()  # before anything runs: what is measured is this commit
     decoded = check_decode.measure(golden=args.golden, random_count=args.random)
     compared = differential.measure(count=args.requests, seed=0)
     damaged = damage.measure(checkpoint=args.damage, count=args.damaged, seed=0)
@@ -75,7 +76,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         }
     against_hf = [part for name, part in checks.items() if "against `hf`" in name]
     return {
-        **environment(),
+        **where,
         "command": command(args),
         "requests_compared": sum(part["compared"] for part in against_hf),
         "disagreements": sum(part["disagreements"] for part in against_hf),
