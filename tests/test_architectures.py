@@ -55,9 +55,21 @@ def text_config(model):
     return getattr(model.config, "text_config", model.config)
 
 
-def decoded(tensors, module):
+def decoded(tensors, module, config):
+    """What a layer's kernel multiplies by, without the factor that transformers applies itself."""
     layer = {short: tensors[f"{module}.{short}"] for short in SHORT_NAMES}
-    return torch.from_numpy(exl2_weight(layer)).float()
+    factor = folded(module, config)
+    weight = torch.from_numpy(exl2_weight(layer, factor)).float() / factor
+    return weight.half().float()
+
+
+def folded(module, config):
+    """The factor exllamav2 folds into a layer's scales: `prescale` in its attn, mlp and model."""
+    if module == "lm_head":
+        return getattr(config, "logit_scale", None) or 1 / getattr(config, "logits_scaling", 1)
+    if module.endswith(("o_proj", "down_proj")):
+        return getattr(config, "residual_multiplier", 1)
+    return 1
 
 
 def replace_weights(model, folder, prefix=""):
@@ -87,7 +99,7 @@ def _replace(name, parameter, tensors, config):
     if slices:
         stacked = parameter if parameter.dim() == 3 else parameter.unsqueeze(0)
         for target, modules in zip(stacked, slices, strict=True):
-            rows = [decoded(tensors, each)[: outputs(each, config)] for each in modules]
+            rows = [decoded(tensors, each, config)[: outputs(each, config)] for each in modules]
             whole = torch.cat(rows)
             transposed = config.model_type == "gpt2" and modules != ["lm_head"]
             target.copy_(whole.t() if transposed else whole)

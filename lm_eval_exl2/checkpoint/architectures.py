@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lm_eval_exl2.errors import ModelFormatError
 
@@ -249,6 +249,31 @@ def find_architecture(name: str) -> Architecture:
             f"architecture {name!r:.80} is not supported{reason}, expected one of "
             f"{', '.join(ARCHITECTURES)}"
         ) from None
+
+
+_COHERE_LOGIT_SCALE = 0.0625  # of transformers' config classes, where config.json says nothing
+
+
+def folded_factor(architecture: str, module: str, text: Mapping[str, Any]) -> float:
+    """Return the factor exllamav2 multiplies into the scales of a quantized layer, mostly 1.
+
+    It is the scale of the logits for a head, and of the residual branch for the last layer of one
+    (`linear.py`, `ext.py`: prescale). transformers multiplies activations by it instead, so what
+    the weights of an EXL2 file are to it depends on how the folded scales are rounded.
+
+    Args:
+        architecture: Entry of `architectures`.
+        module: Name of the layer as transformers' text model has it.
+        text: config.json of the text model.
+    """
+    if architecture in ("CohereForCausalLM", "Cohere2ForCausalLM") and module == "lm_head":
+        return float(text.get("logit_scale") or _COHERE_LOGIT_SCALE)
+    if architecture == "GraniteForCausalLM":
+        if module == "lm_head":
+            return 1.0 / float(text.get("logits_scaling") or 1.0)
+        if module.endswith(("self_attn.o_proj", "mlp.down_proj")):
+            return float(text.get("residual_multiplier") or 1.0)
+    return 1.0
 
 
 def linear_size(module: str, sizes: Sizes) -> tuple[int, int] | None:

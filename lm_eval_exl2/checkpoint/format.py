@@ -178,8 +178,8 @@ def decode(tensors: Mapping[str, torch.Tensor], prescale: float = 1.0) -> torch.
     Args:
         tensors: The layer's stored tensors by short name; `bias` and `q_perm` are ignored.
         prescale: Factor exllamav2 folds into the scales at load (logit scale of a head,
-            residual scale of some output projections). transformers applies those factors
-            itself, so weights meant for it are decoded with 1.
+            residual scale of some output projections). transformers multiplies activations by
+            it, so weights meant for it must be divided by it again.
 
     Returns:
         float16 (N, K): all stored columns, padding included, as (out, in) like a torch linear.

@@ -16,7 +16,12 @@ import torch
 
 from lm_eval_exl2.checkpoint import format as exl2
 from lm_eval_exl2.checkpoint import gptq
-from lm_eval_exl2.checkpoint.architectures import HEAD_NORMS, find_architecture, linear_size
+from lm_eval_exl2.checkpoint.architectures import (
+    HEAD_NORMS,
+    find_architecture,
+    folded_factor,
+    linear_size,
+)
 from lm_eval_exl2.checkpoint.config import CheckpointConfig, read_config
 from lm_eval_exl2.checkpoint.contents import (
     Kind,
@@ -197,13 +202,19 @@ class Checkpoint:
         linear = self.linears[name]
         with _located(self.directory, name):
             if linear.groups:
-                return exl2.decode(tensors)[: linear.out_features]
+                factor = self._folded_factor(name)
+                weight = exl2.decode(tensors, factor)[: linear.out_features]
+                return weight if factor == 1.0 else (weight.float() / factor).half()
             quantization = self.config.quantization
             return gptq.decode(
                 tensors,
                 group_size=quantization.get("group_size", -1),
                 zero_offset=gptq.zero_offset(quantization),
             )[: linear.out_features]
+
+    def _folded_factor(self, name: str) -> float:
+        text_name = self.architecture.text_name(name)
+        return folded_factor(self.architecture.name, text_name, self.config.text)
 
     def _load_bias(self, name: str, device: str) -> torch.Tensor:
         bias = self._files.load(f"{name}.bias", device)
