@@ -197,9 +197,10 @@ def test_position_options_mean_the_same_in_both_engines(llama, tmp_path, kernels
     compare_engines(folder, config=ConfigSettings(**settings))
 
 
+@pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("name", ["LlamaForCausalLM", "Gemma2ForCausalLM", "CohereForCausalLM"])
-def test_unquantized_models_run_through_the_same_code(tmp_path, kernels, name):
-    save(make_model(name), tmp_path)
+def test_unquantized_models_run_through_the_same_code(tmp_path, kernels, name, tied):
+    save(make_model(name, tie_word_embeddings=tied), tmp_path)
     compare_engines(tmp_path)
 
 

@@ -161,6 +161,24 @@ def test_no_token_is_chosen_from_numbers_that_are_none(llama, paged, monkeypatch
         texts(engine, [random_ids(6)])
 
 
+@pytest.mark.parametrize("length", [1024, 64])
+def test_pages_that_lose_what_came_before_are_caught_before_any_text(
+    llama, paged, monkeypatch, length
+):
+    engine = load_paged(llama, max_length=length)
+    attend = paged_attention = engine.exllamav2.attn.flash_attn_with_kvcache
+
+    def forgetful(**arguments):
+        arguments["cache_seqlens"] = arguments["cache_seqlens"].clamp(max=1)
+        return attend(**arguments)
+
+    monkeypatch.setattr(engine.exllamav2.attn, "flash_attn_with_kvcache", forgetful)
+    with pytest.raises(ScoreError, match="self-test failed: paged attention changes"):
+        texts(engine, [random_ids(20)])
+    monkeypatch.setattr(engine.exllamav2.attn, "flash_attn_with_kvcache", paged_attention)
+    assert len(texts(engine, [random_ids(20)])[0]) == 8
+
+
 def test_sampled_text_depends_on_the_seed_and_not_on_order(llama, paged):
     engine = load_paged(llama)
     sampling = {"do_sample": True, "temperature": 3.0, "top_k": 40, "top_p": 0.95}
@@ -340,7 +358,13 @@ def test_settings_and_jobs_exist_under_these_names(paged):
     job = inspect.signature(generator.ExLlamaV2DynamicJob.__init__).parameters
     assert set(job) >= {
         *("input_ids", "max_new_tokens", "min_new_tokens", "gen_settings", "seed"),
-        "stop_conditions",
+        *("stop_conditions", "return_logits"),
+    }
+    # Both swallow names they do not know.
+    given = inspect.signature(generator.ExLlamaV2DynamicGenerator.__init__).parameters
+    assert set(given) >= {
+        *("model", "cache", "tokenizer", "max_batch_size", "max_q_size", "max_chunk_size"),
+        *("draft_model", "draft_cache", "num_draft_tokens", "use_ngram_draft", "paged"),
     }
 
 

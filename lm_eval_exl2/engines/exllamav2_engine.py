@@ -89,14 +89,16 @@ class Exllamav2Engine(TreeEngine):
             max_batch_tokens=loaded.tokens,
         )
         self._finite: list[torch.Tensor] = []
-        self.has_many_experts: bool = self.model.config.num_experts == 128
+        config = self.model.config
+        self.has_many_experts: bool = config.num_experts == 128
         """Whether a kernel for few rows leaves experts out."""
         self.attention = available_runs(
             self.exllamav2.attn,
             no_flash_attn=settings.no_flash_attn,
             no_xformers=settings.no_xformers,
         )
-        self.layers = self._take_over_attention()
+        run, softcap = RUN_ATTENTION.get(self.attention or ""), config.attn_logit_softcapping
+        self.layers = [LayerAttention(m, softcap, run) for m in attention_modules(self.model)]
         self.info = EngineInfo(
             name="exllamav2",
             version=exllamav2_version(),
@@ -123,24 +125,17 @@ class Exllamav2Engine(TreeEngine):
         """Refuse to go on if attention is not what it should be; see `self_test`."""
         check_attention(self.layers, self.device, self.attention)
         promised, self._positions = self._positions, self.model.config.max_seq_len
-        longest = min(self._positions, self._room)
+        longest = self.longest_row
         check_causality(self.naive_logits, partial(branch_logits, self), self.info, longest)
         self._positions = promised
         self.counts.forwarded = self.counts.padding = 0
         # Rounding makes small differences large, so it comes after that test.
         if self._settings.cache_mode != "FP16":
-            rounding = KeyValueRounding(
-                self.exllamav2, self.model, self._settings.cache_mode, self._max_batch_tokens
-            )
+            mode = self._settings.cache_mode
+            rounding = KeyValueRounding(self.exllamav2, self.model, mode, self._room)
             for layer in self.layers:
                 layer.rounding = rounding
             check_attention(self.layers, self.device, self.attention)
-
-    def _take_over_attention(self) -> list[LayerAttention]:
-        run = RUN_ATTENTION.get(self.attention or "")
-        softcap = self.model.config.attn_logit_softcapping
-        modules = attention_modules(self.model)
-        return [LayerAttention(module, softcap, run) for module in modules]
 
     # -- forwards --------------------------------------------------------------------------
 
@@ -172,6 +167,11 @@ class Exllamav2Engine(TreeEngine):
     def _room(self) -> int:
         """Rows that kernels have scratch space for."""
         return self.model.config.max_input_len * self.model.config.max_batch_size
+
+    @property
+    def longest_row(self) -> int:
+        """Most tokens that can be forwarded as one ordinary row."""
+        return min(self._positions, self._room)
 
     def _least_rows(self, *, repeatable: bool) -> int:
         """Return how many rows a forward must have at least; the rest is padding."""

@@ -17,12 +17,13 @@ import torch
 from lm_eval_exl2.engines.exllamav2_import import quiet_stdout
 from lm_eval_exl2.engines.exllamav2_loading import attention_modules, load
 from lm_eval_exl2.engines.exllamav2_memory import forward_bytes, key_value_bytes
-from lm_eval_exl2.engines.exllamav2_words import TokenTable, sampler_settings, tokens_of
+from lm_eval_exl2.engines.exllamav2_words import GREEDY, TokenTable, sampler_settings, tokens_of
+from lm_eval_exl2.engines.self_test import check_next_tokens
 from lm_eval_exl2.errors import EngineMemoryError, OptionError
 from lm_eval_exl2.records import GeneratedToken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from lm_eval_exl2.engines.exllamav2_engine import Exllamav2Engine
     from lm_eval_exl2.engines.exllamav2_settings import Exllamav2Settings
@@ -52,6 +53,7 @@ class PagedGenerator:
 
         Raises:
             OptionError: a draft model that does not go with the model.
+            ScoreError: pages give other logits than plain rows.
         """
         from importlib import import_module
 
@@ -84,6 +86,37 @@ class PagedGenerator:
         _watch_logits(engine)
         if engine.loras:
             self._generator.set_loras(engine.loras)
+        forwarded = engine.counts.forwarded
+        check_next_tokens(
+            self._next_logits,
+            engine.naive_logits,
+            engine.info,
+            longest=min(engine.longest_row, tokens - 1 - self._draft_tokens),
+            is_rounded=settings.cache_mode != "FP16",
+        )
+        engine.counts.forwarded = forwarded
+
+    def _next_logits(self, prompts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+        """Return the logits (V,) that follow each prompt."""
+        settings = self._api.ExLlamaV2Sampler.Settings(**GREEDY)
+        serials: list[int] = [
+            self._generator.enqueue(
+                self._api.ExLlamaV2DynamicJob(
+                    input_ids=torch.tensor([list(prompt)]),
+                    max_new_tokens=1 + self._draft_tokens,
+                    gen_settings=settings,
+                    return_logits=True,
+                )
+            )
+            for prompt in prompts
+        ]
+        found: dict[int, torch.Tensor] = {}
+        while self._generator.num_remaining_jobs():
+            for result in self._generator.iterate():
+                if "logits" in result:
+                    logits = result["logits"][0, 0, : self._engine.info.vocab_size]
+                    found.setdefault(result["serial"], logits.clone())
+        return [found[serial] for serial in serials]
 
     def _cache_tokens(self, settings: Exllamav2Settings) -> int:
         """Return how many tokens the pages hold, a multiple of the page size."""

@@ -54,6 +54,7 @@ def choose_tokens(
     if wanted and wanted > _MOST_TOKENS:
         raise OptionError(f"max_batch_tokens={wanted}: exllamav2 takes at most {_MOST_TOKENS}")
     fixed = checkpoint.bytes + _RESERVE + _LOGITS + _reconstruction_bytes(checkpoint, text_config)
+    fixed += 2 * _HALF * length * _head_size(text_config)  # sines and cosines
     available, cards = sum(free), sum(1 for amount in free if amount)
 
     def needed_for(tokens: int) -> int:

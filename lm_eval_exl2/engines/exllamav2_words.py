@@ -24,6 +24,10 @@ _SETTINGS: dict[str, tuple[str, float]] = {
 }
 
 
+GREEDY = {"token_repetition_penalty": 1.0, "temperature": 1.0, "top_k": 1, "top_p": 0.0}
+"""exllamav2's settings for the most likely token."""
+
+
 class TokenTable:
     """Stands in for exllamav2's tokenizer: as many tokens, none of them with any text."""
 
@@ -50,13 +54,13 @@ def sampler_settings(sampling: Mapping[str, Any]) -> dict[str, Any] | None:
     Args:
         sampling: transformers' names and values; empty for greedy decoding.
     """
-    plain = {"token_repetition_penalty": 1.0}
+    plain = {"token_repetition_penalty": GREEDY["token_repetition_penalty"]}
     wanted: dict[str, Any] = dict(sampling)
     neutral = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
     if any(wanted.get(name) not in (None, neutral[name]) for name in PENALTIES):
         return None
     if not wanted.get("do_sample"):
-        return plain | {"temperature": 1.0, "top_k": 1, "top_p": 0.0}
+        return dict(GREEDY)
     if any(wanted.get(name) is not None for name in set(WARPERS) - set(_SETTINGS)):
         return None
     found = plain | dict(_SETTINGS.values())

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 # Root mean square of a token's difference, as a share of the standard deviation of what is
 # compared. float16 arithmetic stays below 1e-2; seeing one token too many was never below 0.1.
 _LOGITS_TOLERANCE = 0.05
+_ROUNDED_TOLERANCE = 0.3
 _ATTENTION_TOLERANCE = 0.01
 
 
@@ -75,6 +76,37 @@ def check_causality(
     for branch, found in zip(branches, branch_logits_of(ids, branches), strict=True):
         expected = logits_of([*ids, *branch])[len(ids) :]
         compare("a sequence scores differently beside others than alone", found, expected)
+
+
+def check_next_tokens(
+    next_logits_of: Callable[[Sequence[Sequence[int]]], Sequence[torch.Tensor]],
+    logits_of: Callable[[Sequence[int]], torch.Tensor],
+    info: EngineInfo,
+    longest: int,
+    *,
+    is_rounded: bool = False,
+) -> None:
+    """Check that a generator sees each prompt as the engine does.
+
+    Args:
+        next_logits_of: Returns the logits (V,) that follow each of several prompts, which share
+            all but their last token.
+        logits_of: Returns the logits (T, V) of a sequence, forwarded alone.
+        info: What the engine is.
+        longest: Most tokens of a prompt; more than one page are tried if they fit.
+        is_rounded: Whether keys and values are rounded, which makes small differences large.
+
+    Raises:
+        ScoreError: it does not; its texts could not be trusted.
+    """
+    draw = random.Random(1)
+    stem = [draw.randrange(info.vocab_size) for _ in range(min(300, longest) - 1)]
+    prompts = [[*stem, token] for token in draw.sample(range(info.vocab_size), 3)]
+    expected = torch.stack([logits_of(prompt)[-1] for prompt in prompts])
+    found = torch.stack([logits.to(expected.device) for logits in next_logits_of(prompts)])
+    difference = float(_difference_by_token(found, expected).median())
+    tolerance = _ROUNDED_TOLERANCE if is_rounded else _LOGITS_TOLERANCE
+    _check("paged attention changes what follows a prompt", difference, tolerance)
 
 
 @torch.inference_mode()
