@@ -5,9 +5,10 @@
 In this order, each step recorded whether others before it succeed or not: import exllamav2 (which
 compiles its extension), run `pytest -m gpu`, open the demo checkpoint on every attention path
 there is (each with its self-test), convert the demo with exllamav2's own converter, compare its
-logits with the torch engine's and record them, measure how often results repeat, and score and
-generate with a synthetic checkpoint of a real model's shape. Beside the JSON, which is also the
-last line on stdout, two archives are written: the conversions with their logits, and all logs.
+logits with the torch engine's and record them, measure how often results repeat and what drafts
+change, score and generate with a synthetic checkpoint of a real model's shape. Beside the JSON,
+which is also the last line on stdout, two archives are written: the conversions with their logits,
+and all logs.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from safetensors.torch import save_file
 from lm_eval_exl2.checkpoint import Checkpoint
 from lm_eval_exl2.demo import demo_directory
 from lm_eval_exl2.engines.exllamav2_engine import Exllamav2Engine
-from lm_eval_exl2.engines.exllamav2_settings import Exllamav2Settings
+from lm_eval_exl2.engines.exllamav2_generator import DRAFT_TOKENS, why_not_paged
+from lm_eval_exl2.engines.exllamav2_settings import Exllamav2Settings, LoadSettings
 from lm_eval_exl2.engines.torch_engine import TorchEngine
 from lm_eval_exl2.errors import Exl2EvalError
 from lm_eval_exl2.plan import Budget
@@ -199,6 +201,48 @@ def measure_repetition(folder: Path) -> dict[str, Any]:
     }
 
 
+def measure_drafting(folder: Path) -> dict[str, Any]:
+    """Return how often drafted greedy text is the same as text written token by token.
+
+    Where the two part, the tokens' logits should be as good as equal: the margin is given as a
+    share of the logits' deviation.
+    """
+    plain = open_engine(folder)
+    if reason := why_not_paged(plain):
+        plain.close()
+        return {"not applicable": reason}
+    asked = generate_requests(16, plain.info.vocab_size, prompt=32, new=96)
+    expected = texts(plain, asked)
+    plain.close()
+    load = LoadSettings(spare_positions=DRAFT_TOKENS + 1)
+    engine = open_engine(folder, ngram_draft=True, load=load)
+    found = texts(engine, asked)
+    counts = engine.counts
+    accepted = counts.accepted / max(1, counts.drafted)
+    margins = [
+        margin
+        for request, one, other in zip(asked, found, expected, strict=True)
+        if (margin := _margin(engine, request.prompt_ids, one, other)) is not None
+    ]
+    engine.close()
+    return {
+        "texts_alike": 1 - len(margins) / len(asked),
+        "largest_margin_where_they_part": max(margins, default=0.0),
+        "drafts_accepted": accepted,
+    }
+
+
+def _margin(
+    engine: Exllamav2Engine, prompt: Sequence[int], one: Sequence[int], other: Sequence[int]
+) -> float | None:
+    """Return how far apart two texts' first different tokens are, None if there is none."""
+    for place, (first, second) in enumerate(zip(one, other, strict=True)):
+        if first != second:
+            logits = engine.naive_logits([*prompt, *one[:place]])[-1]
+            return float((logits[first] - logits[second]).abs() / logits.std())
+    return None
+
+
 def measure_speed(folder: Path, *, questions: int, rows: int, new: int) -> dict[str, Any]:
     """Score and generate with a checkpoint; return tokens per second and the memory peak."""
     if torch.cuda.is_available():
@@ -309,6 +353,7 @@ def main() -> None:
             "self-test": lambda: check_attention(demo),
             "logits against engine torch": lambda: compare_logits(demo),
             "repetition": lambda: measure_repetition(demo),
+            "drafting": lambda: measure_drafting(demo),
             **{
                 f"conversion to {bits} bits": lambda bits=bits: check_conversion(
                     bits, conversions, logs

@@ -62,6 +62,18 @@ def test_repetition_is_measured(gpu_check):
     }
 
 
+@pytest.mark.parametrize("flash_attn", [False, True])
+def test_what_drafts_change_is_measured_where_there_are_pages(gpu_check, monkeypatch, flash_attn):
+    simulated_exllamav2.install(monkeypatch, flash_attn=flash_attn)
+    found = gpu_check.measure_drafting(demo_directory("demo"))
+    if flash_attn:
+        assert found["texts_alike"] > 0.5
+        assert found["largest_margin_where_they_part"] < 0.01
+        assert 0 < found["drafts_accepted"] < 1
+    else:
+        assert "flash-attn" in found["not applicable"]
+
+
 def test_speed_is_measured_on_a_synthetic_checkpoint(gpu_check, tmp_path, monkeypatch):
     shape = gpu_check.synthetic.Shape(Sizes(128, 1, 2, 1, 64, 128, 320, 0), 1024)
     monkeypatch.setitem(gpu_check.synthetic.SHAPES, "tiny", shape)
