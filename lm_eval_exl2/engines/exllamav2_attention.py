@@ -63,14 +63,14 @@ def masked_attention(
     blind = ~visible.any(-1, keepdim=True)
     mask = torch.zeros(visible.shape, dtype=query.dtype, device=query.device)
     mask.masked_fill_(~(visible | blind), float("-inf"))
-    shared = query.shape[1] != keys.shape[1]
+    # Sharing heads inside the call would rule out all kernels that save memory.
+    repeats = query.shape[1] // keys.shape[1]
+    keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)
     if options.softcap is None:
         result = F.scaled_dot_product_attention(
-            query, keys, values, attn_mask=mask, scale=options.scaling, enable_gqa=shared
+            query, keys, values, attn_mask=mask, scale=options.scaling
         )
     else:
-        repeats = query.shape[1] // keys.shape[1]
-        keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)
         # Scaled before the product: products of raw float16 queries and keys can overflow.
         scores = (query * options.scaling) @ keys.transpose(2, 3)
         scores = torch.tanh(scores / options.softcap) * options.softcap + mask
