@@ -489,6 +489,17 @@ def test_running_out_of_memory_while_loading_says_what_helps(llama, simulated, m
         load(llama)
 
 
+def test_a_tensor_it_did_not_expect_is_no_lack_of_memory(llama, simulated, monkeypatch):
+    exllamav2 = simulated()
+
+    def fail(*_args, **_kwargs):
+        raise AssertionError("model.layers.0.self_attn.q_proj has bias but bias is not expected")
+
+    monkeypatch.setattr(exllamav2.ExLlamaV2, "load", fail)
+    with pytest.raises(ModelFormatError, match=r"bias is not expected; use engine=torch"):
+        load(llama)
+
+
 @pytest.mark.parametrize(("free", "tokens"), [(8 << 30, 8192), (1100 << 20, 2048)])
 def test_the_budget_is_found_from_free_memory(llama, simulated, monkeypatch, free, tokens):
     simulated(free_bytes=free)

@@ -106,11 +106,11 @@ def make_config(
         try:
             config.prepare()
         except (AssertionError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise _refusal(checkpoint, str(error).strip().removeprefix("## ")) from error
+            raise refusal(checkpoint, str(error).strip().removeprefix("## ")) from error
         if config.arch.arch_string != checkpoint.architecture.name:
-            raise _refusal(checkpoint, "it would be loaded as Llama")
+            raise refusal(checkpoint, "it would be loaded as Llama")
         if reason := find_obstacle(checkpoint, text_config, config):
-            raise _refusal(checkpoint, reason)
+            raise refusal(checkpoint, reason)
         stack.pop_all()  # all is well: the folder is the caller's now
     # Wide batches are many rows of few tokens: only the product counts (`model.py`).
     config.max_input_len = min(limits.tokens, 2048)
@@ -190,7 +190,8 @@ def _find_obstacle_of_kernels(config: Any) -> str | None:
     return None
 
 
-def _refusal(checkpoint: Checkpoint, reason: str) -> ModelFormatError:
+def refusal(checkpoint: Checkpoint, reason: str) -> ModelFormatError:
+    """Return the error that sends a model to the other engine."""
     return ModelFormatError(
         f"{checkpoint.directory}: exllamav2 cannot run this {checkpoint.architecture.name} "
         f"correctly: {reason}; {REMEDY}"

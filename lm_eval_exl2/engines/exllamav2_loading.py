@@ -63,9 +63,11 @@ def load(exllamav2: Any, checkpoint: Checkpoint, settings: LoadSettings) -> Load
         _set_windows(model, text)
         try:
             model.load(_split(settings, free))
-        except (torch.OutOfMemoryError, AssertionError) as error:
+        except (torch.OutOfMemoryError, AssertionError, ValueError, TypeError) as error:
             model.unload()
             gc.collect()
+            if not _is_lack_of_memory(error):
+                raise exllamav2_config.refusal(checkpoint, _first_line(error)) from error
             raise EngineMemoryError(
                 f"{checkpoint.directory} does not fit: {_first_line(error)}; use gpu_split=auto, a "
                 "smaller max_batch_tokens or max_length, or a checkpoint of fewer bits"
@@ -76,6 +78,11 @@ def load(exllamav2: Any, checkpoint: Checkpoint, settings: LoadSettings) -> Load
         loras = [_load_lora(exllamav2, model, settings.lora)]
         _permute_loras(model, checkpoint)
     return Loaded(model, text, tokens, length, loras)
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Whether a card was full, or the cards of a split (`model.py`, `set_device_map`)."""
+    return isinstance(error, torch.OutOfMemoryError) or "Insufficient space" in str(error)
 
 
 def free_bytes(settings: LoadSettings) -> list[int]:
