@@ -8,10 +8,25 @@ from functools import cache
 import pytest
 import torch
 
+from lm_eval_exl2.engines import exllamav2_import
+
+_really_has_cuda = exllamav2_import.has_cuda
+
 
 def pytest_configure():
-    """Compute on one thread: for models this small, handing work to a second costs more."""
+    """Compute on one thread, and let no test take a card that does not ask for one.
+
+    For models this small, handing work to a second thread costs more than it saves.
+    """
     torch.set_num_threads(1)
+    exllamav2_import.has_cuda = lambda: False
+
+
+@pytest.fixture(autouse=True)
+def card_if_asked_for(request, monkeypatch):
+    """Give tests that are marked gpu what they ask for."""
+    if request.node.get_closest_marker("gpu"):
+        monkeypatch.setattr(exllamav2_import, "has_cuda", _really_has_cuda)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,11 @@ import tiny
 import torch
 
 from lm_eval_exl2.checkpoint import Checkpoint
-from lm_eval_exl2.engines import exllamav2_import, select
+from lm_eval_exl2.engines import (
+    exllamav2_engine,  # imported before anything is patched that it takes by name
+    exllamav2_import,
+    select,
+)
 from lm_eval_exl2.errors import MissingDependencyError, ModelFormatError, OptionError
 from lm_eval_exl2.options import parse_options
 
@@ -35,7 +39,8 @@ def with_card(monkeypatch):
     monkeypatch.setattr(exllamav2_import, "import_exllamav2", lambda: None)
     asked = []
     monkeypatch.setattr(
-        "lm_eval_exl2.engines.exllamav2_engine.Exllamav2Engine",
+        exllamav2_engine,
+        "Exllamav2Engine",
         lambda checkpoint, settings: asked.append(settings) or "exllamav2",
     )
     return asked
@@ -96,7 +101,7 @@ def test_a_model_that_exllamav2_gets_wrong_is_an_error_and_no_reason(
     def refuse(_checkpoint, _settings):
         raise ModelFormatError("cannot run this correctly; use engine=torch")
 
-    monkeypatch.setattr("lm_eval_exl2.engines.exllamav2_engine.Exllamav2Engine", refuse)
+    monkeypatch.setattr(exllamav2_engine, "Exllamav2Engine", refuse)
     with pytest.raises(ModelFormatError, match="use engine=torch"):
         open_with(folder)
 
