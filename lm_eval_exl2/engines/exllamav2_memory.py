@@ -119,4 +119,4 @@ def _reconstruction_bytes(checkpoint: Checkpoint, text_config: Any) -> int:
         return 0
     head = text_config.hidden_size * text_config.vocab_size
     sizes = (linear.in_features * linear.columns for linear in checkpoint.linears.values())
-    return _HALF * max(head, *sizes)
+    return _HALF * max([head, *sizes])
