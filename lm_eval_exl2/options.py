@@ -8,11 +8,11 @@ of options in the README is generated from this module.
 from __future__ import annotations
 
 import difflib
-import json
 import logging
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lm_eval_exl2 import option_values as read
 from lm_eval_exl2.errors import OptionError
 
 if TYPE_CHECKING:
@@ -26,141 +26,6 @@ def _option(default: Any, parse: Callable[[str, Any], Any], text: str) -> Any:
     return field(default=default, metadata={"parse": parse, "text": text})
 
 
-# -- readers of single values ---------------------------------------------------------------
-
-
-def _is_none(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and value.lower() in ("none", "null", ""))
-
-
-def _text(name: str, value: Any) -> str | None:
-    if _is_none(value):
-        return None
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise OptionError(f"{name}={value!r}: expected text")
-    return str(value)
-
-
-def _flag(name: str, value: Any) -> bool | None:
-    if _is_none(value):
-        return None
-    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    try:
-        return known[str(value).lower()]
-    except KeyError:
-        raise OptionError(f"{name}={value!r}: expected True or False") from None
-
-
-def _count(name: str, value: Any) -> int | None:
-    """Read a whole number of at least 1."""
-    number = _whole(name, value)
-    if number is not None and number < 1:
-        raise OptionError(f"{name}={value!r}: expected a whole number of at least 1")
-    return number
-
-
-def _whole(name: str, value: Any) -> int | None:
-    if _is_none(value):
-        return None
-    try:
-        if not isinstance(value, bool) and int(value) == float(value):
-            return int(value)
-    except (TypeError, ValueError, OverflowError):
-        pass
-    raise OptionError(f"{name}={value!r}: expected a whole number")
-
-
-def _positive(name: str, value: Any) -> float | None:
-    if _is_none(value):
-        return None
-    try:
-        if not isinstance(value, bool) and 0 < float(value) < float("inf"):
-            return float(value)
-    except (TypeError, ValueError):
-        pass
-    raise OptionError(f"{name}={value!r}: expected a positive number")
-
-
-def _gpu_split(name: str, value: Any) -> str | tuple[float, ...] | None:
-    """Read GiB per card, as a list or a string of one, or `auto`."""
-    if _is_none(value) or str(value).lower() == "auto":
-        return None if _is_none(value) else "auto"
-    is_list = isinstance(value, list | tuple)
-    parts = cast("list[Any]", value if is_list else str(value).strip("[]()").split(","))
-    try:
-        sizes = tuple(float(part) for part in parts)
-    except (TypeError, ValueError):
-        sizes = ()
-    if not sizes or min(sizes) < 0 or not max(sizes) > 0:
-        raise OptionError(
-            f"{name}={value!r}: expected GiB per card such as [20,24], or auto; in a string of "
-            "model arguments write it in quotes or brackets"
-        )
-    return sizes
-
-
-def _choice(*allowed: str) -> Callable[[str, Any], str]:
-    def parse(name: str, value: Any) -> str:
-        if str(value).lower() not in allowed:
-            raise OptionError(f"{name}={value!r}: expected one of {', '.join(allowed)}")
-        return str(value).lower()
-
-    return parse
-
-
-def _dtype(name: str, value: Any) -> str:
-    return _choice("auto", "float32", "bfloat16", "float16")(
-        name, str(value).removeprefix("torch.")
-    )
-
-
-def _mapping(name: str, value: Any) -> dict[str, Any]:
-    if _is_none(value):
-        return {}
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            value = None
-    if not isinstance(value, dict):
-        raise OptionError(f'{name}: expected a JSON object such as {{"key": "value"}}')
-    return value  # pyright: ignore[reportUnknownVariableType]
-
-
-def _text_or_id(name: str, value: Any) -> str | int | None:
-    text = _text(name, value)
-    return int(text) if text is not None and text.isdigit() else text
-
-
-def _batch_size(name: str, value: Any) -> int | None:
-    """Read a batch size; None stands for the token budget (1, `auto`, `auto:N`)."""
-    text = str(value)
-    if text.startswith("auto"):
-        _, colon, schedule = text.partition(":")
-        if text != "auto" and (not colon or not _is_number(schedule)):
-            raise OptionError(f"{name}={value!r}: expected a whole number, auto or auto:N")
-        return None
-    number = _count(name, value)
-    return None if number in (None, 1) else number
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return float(text) > 0
-    except ValueError:
-        return False
-
-
-def _revision(name: str, value: Any) -> str | float | None:
-    """Read a branch; the harness turns `6_5` into 65.0 before anyone can see it."""
-    return value if isinstance(value, float) else _text(name, value)
-
-
-def _tokenizer(name: str, value: Any) -> Any:
-    """Read a name, or take a ready tokenizer object as it is, as `hf` does."""
-    return value if hasattr(value, "decode") and not isinstance(value, str) else _text(name, value)
-
-
 # -- the options ----------------------------------------------------------------------------
 
 
@@ -169,97 +34,107 @@ class Options:
     """All settings of one model, checked."""
 
     pretrained: str = _option(
-        "", _text, "checkpoint directory, hub id, or `demo`, `demo-fp16`; EXL2, 4-bit GPTQ or fp16"
+        "",
+        read.text,
+        "checkpoint directory, hub id, or `demo`, `demo-fp16`; EXL2, 4-bit GPTQ or fp16",
     )
     revision: str | float | None = _option(
-        "main", _revision, "branch, tag or commit on the hub; quote branches such as `'6_5'`"
+        "main", read.revision, "branch, tag or commit on the hub; quote branches such as `'6_5'`"
     )
-    subfolder: str = _option("", lambda n, v: _text(n, v) or "", "folder inside the repository")
-    tokenizer: Any = _option(None, _tokenizer, "another tokenizer than the checkpoint's own")
+    subfolder: str = _option("", lambda n, v: read.text(n, v) or "", "folder inside the repository")
+    tokenizer: Any = _option(None, read.tokenizer, "another tokenizer than the checkpoint's own")
     engine: str = _option(
-        "auto", _choice("auto", "torch", "exllamav2"), "what computes; `auto` takes the best here"
+        "auto",
+        read.choice("auto", "torch", "exllamav2"),
+        "what computes; `auto` takes the best here",
     )
     device: str | None = _option(
-        None, _text, "`cpu`, `mps`, `cuda`, `cuda:N`; falls back as `hf` does"
+        None, read.text, "`cpu`, `mps`, `cuda`, `cuda:N`; falls back as `hf` does"
     )
     dtype: str = _option(
-        "auto", _dtype, "`float32`, `bfloat16`, `float16`; auto: float32 on CPU, else float16"
+        "auto", read.dtype, "`float32`, `bfloat16`, `float16`; auto: float32 on CPU, else float16"
     )
     weight_memory: str = _option(
         "decoded",
-        _choice("decoded", "packed"),
+        read.choice("decoded", "packed"),
         "`decoded`: decode weights at load; `packed`: keep them packed and decode at each use",
     )
     batch_size: int | None = _option(
-        None, _batch_size, "1 and `auto` mean the token budget; N > 1 caps sequences per forward"
+        None,
+        read.batch_size,
+        "1 and `auto` mean the token budget; N > 1 caps sequences per forward",
     )
-    max_batch_size: int | None = _option(None, _count, "caps sequences per forward with `auto`")
+    max_batch_size: int | None = _option(None, read.count, "caps sequences per forward with `auto`")
     max_batch_tokens: int | None = _option(
-        None, _count, "token budget: most tokens per forward; engine torch 2048, else what fits"
+        None, read.count, "token budget: most tokens per forward; engine torch 2048, else what fits"
     )
     max_length: int | None = _option(
-        None, _count, "context window in tokens; also `max_model_len`, `max_seq_len`"
+        None, read.count, "context window in tokens; also `max_model_len`, `max_seq_len`"
     )
     max_gen_toks: int = _option(
-        256, lambda n, v: _count(n, v) or 256, "tokens to generate where the task does not say"
+        256, lambda n, v: read.count(n, v) or 256, "tokens to generate where the task does not say"
     )
     truncation: bool = _option(
-        False, lambda n, v: bool(_flag(n, v)), "let the tokenizer truncate prompts, as for `hf`"
+        False, lambda n, v: bool(read.flag(n, v)), "let the tokenizer truncate prompts, as for `hf`"
     )
     truncation_side: str = _option(
-        "left", _choice("left", "middle", "right"), "which end of a long prompt is cut"
+        "left", read.choice("left", "middle", "right"), "which end of a long prompt is cut"
     )
     add_bos_token: bool | None = _option(
-        None, _flag, "prepend BOS; None: as the tokenizer does by default"
+        None, read.flag, "prepend BOS; None: as the tokenizer does by default"
     )
     prefix_token_id: int | None = _option(
-        None, _whole, "token that stands before an empty context; default BOS, else EOS"
+        None, read.whole, "token that stands before an empty context; default BOS, else EOS"
     )
-    chat_template_args: dict[str, Any] = _option(None, _mapping, "extra template arguments, JSON")
+    chat_template_args: dict[str, Any] = _option(
+        None, read.mapping, "extra template arguments, JSON"
+    )
     enable_thinking: bool | None = _option(
-        None, _flag, "passed to the chat template; True needs `think_end_token`"
+        None, read.flag, "passed to the chat template; True needs `think_end_token`"
     )
     think_end_token: str | int | None = _option(
-        None, _text_or_id, "end of reasoning; what precedes it is dropped before stops apply"
+        None, read.text_or_id, "end of reasoning; what precedes it is dropped before stops apply"
     )
     skip_special_tokens: bool = _option(
-        True, lambda n, v: _flag(n, v) is not False, "leave special tokens out of generated text"
+        True,
+        lambda n, v: read.flag(n, v) is not False,
+        "leave special tokens out of generated text",
     )
     rope_scale: float | None = _option(
-        None, _positive, "divide positions by this instead of the checkpoint's linear scaling"
+        None, read.positive, "divide positions by this instead of the checkpoint's linear scaling"
     )
     rope_alpha: float | None = _option(
-        None, _positive, "stretch the base of the position frequencies (NTK)"
+        None, read.positive, "stretch the base of the position frequencies (NTK)"
     )
     gpu_split: str | tuple[float, ...] | None = _option(
-        None, _gpu_split, "exllamav2: GiB of weights per card, `[20,24]`, or `auto`"
+        None, read.gpu_split, "exllamav2: GiB of weights per card, `[20,24]`, or `auto`"
     )
     cache_mode: str = _option(
         "FP16",
-        lambda n, v: _choice("fp16", "q8", "q6", "q4")(n, v).upper(),
+        lambda n, v: read.choice("fp16", "q8", "q6", "q4")(n, v).upper(),
         "exllamav2: keys and values as `FP16`, or rounded as `Q8`, `Q6`, `Q4`",
     )
     cache_size: int | None = _option(
-        None, _count, "exllamav2: tokens in the pages of the generator; default what fits"
+        None, read.count, "exllamav2: tokens in the pages of the generator; default what fits"
     )
     draft_model: str | None = _option(
-        None, _text, "exllamav2 with flash-attn: checkpoint that proposes tokens"
+        None, read.text, "exllamav2 with flash-attn: checkpoint that proposes tokens"
     )
     ngram_draft: bool = _option(
-        False, lambda n, v: bool(_flag(n, v)), "exllamav2 with flash-attn: propose repetitions"
+        False, lambda n, v: bool(read.flag(n, v)), "exllamav2 with flash-attn: propose repetitions"
     )
     no_flash_attn: bool = _option(
-        False, lambda n, v: bool(_flag(n, v)), "exllamav2: do not use flash-attn"
+        False, lambda n, v: bool(read.flag(n, v)), "exllamav2: do not use flash-attn"
     )
     no_xformers: bool = _option(
-        False, lambda n, v: bool(_flag(n, v)), "exllamav2: do not use xformers"
+        False, lambda n, v: bool(read.flag(n, v)), "exllamav2: do not use xformers"
     )
-    lora: str | None = _option(None, _text, "exllamav2: folder of an adapter")
-    seed: int = _option(1234, lambda n, v: _whole(n, v) or 0, "seed of sampled generations")
+    lora: str | None = _option(None, read.text, "exllamav2: folder of an adapter")
+    seed: int = _option(1234, lambda n, v: read.whole(n, v) or 0, "seed of sampled generations")
     trust_remote_code: bool = _option(
-        False, lambda n, v: bool(_flag(n, v)), "let tokenizer and config code of the hub run"
+        False, lambda n, v: bool(read.flag(n, v)), "let tokenizer and config code of the hub run"
     )
-    disable_tqdm: bool = _option(False, lambda n, v: bool(_flag(n, v)), "show no progress bars")
+    disable_tqdm: bool = _option(False, lambda n, v: bool(read.flag(n, v)), "show no progress bars")
 
 
 ALIASES = {"model": "pretrained", "max_model_len": "max_length", "max_seq_len": "max_length"}
@@ -315,9 +190,9 @@ def parse_options(arguments: Mapping[str, Any]) -> Options:
     for given, value in arguments.items():
         name = ALIASES.get(given, given)
         if name in known:
-            if name in values and not _is_none(value):
+            if name in values and not read.is_none(value):
                 raise OptionError(f"{given} and {name} name the same setting; give one of them")
-            if not _is_none(value) or name not in values:
+            if not read.is_none(value) or name not in values:
                 values[name] = known[name].metadata["parse"](given, value)
         else:
             _check_foreign(given, value, (*known, *ALIASES))

@@ -257,9 +257,8 @@ _COHERE_LOGIT_SCALE = 0.0625  # of transformers' config classes, where config.js
 def folded_factor(architecture: str, module: str, text: Mapping[str, Any]) -> float:
     """Return the factor exllamav2 multiplies into the scales of a quantized layer, mostly 1.
 
-    It is the scale of the logits for a head, and of the residual branch for the last layer of one
-    (`linear.py`, `ext.py`: prescale). transformers multiplies activations by it instead, so what
-    the weights of an EXL2 file are to it depends on how the folded scales are rounded.
+    The scale of the logits for a head, and of the residual branch for the last layer of one
+    (`ext.py`: prescale). transformers multiplies activations instead.
 
     Args:
         architecture: Entry of `architectures`.
