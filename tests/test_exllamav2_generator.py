@@ -342,6 +342,7 @@ def test_sampling_parameters_keep_their_meaning(sampling, expected):
         {"do_sample": True, "typical_p": 0.9},
         {"do_sample": True, "epsilon_cutoff": 1e-3},
         {"do_sample": True, "temperature": 0.001},
+        {"do_sample": True, "top_p": 0.0},
     ],
 )
 def test_what_exllamav2_samples_otherwise_is_left_to_us(sampling):

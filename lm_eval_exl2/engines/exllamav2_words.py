@@ -63,6 +63,8 @@ def sampler_settings(sampling: Mapping[str, Any]) -> dict[str, Any] | None:
         return dict(GREEDY)
     if any(wanted.get(name) is not None for name in set(WARPERS) - set(_SETTINGS)):
         return None
+    if wanted.get("top_p") == 0:  # to transformers the most likely token, to exllamav2 no limit
+        return None
     found = plain | dict(_SETTINGS.values())
     for name, (theirs, off) in _SETTINGS.items():
         value = wanted.get(name)
