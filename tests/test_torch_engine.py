@@ -220,9 +220,38 @@ def test_many_samples_of_one_prompt_forward_it_once(llama):
     engine = TorchEngine(Checkpoint(llama), device="cpu", max_rows=4)
     prompt = list(range(1, 31))
     found = generate(engine, [prompt] * 12, 3, sampling={"do_sample": True, "temperature": 3.0})
-    # Of the last token of the prompt the state is needed in each of three waves.
+    # Of the last token of the prompt the state is needed whenever four samples start.
     assert engine.counts.forwarded == 30 + 2 + 12 * 2
     assert len(found) == 12
+
+
+def test_waiting_prompts_start_while_longer_ones_go_on(llama, monkeypatch):
+    prompts = [request.context_ids for request in random_requests(seed=5, count=12)]
+    lengths = [30, *[3] * 11]
+    alone = [
+        generate(TorchEngine(Checkpoint(llama), device="cpu"), [prompt], length)[0]
+        for prompt, length in zip(prompts, lengths, strict=True)
+    ]
+    engine = TorchEngine(Checkpoint(llama), device="cpu", max_rows=4)
+    steps, forward = [], engine.forward
+
+    def noted(step, token_ids, positions, **options):
+        if not options.get("repeatable", True):
+            steps.append(len(token_ids))
+        return forward(step, token_ids, positions, **options)
+
+    monkeypatch.setattr(engine, "forward", noted)
+    requests = [
+        GenerateRequest(index, prompt, length)
+        for index, (prompt, length) in enumerate(zip(prompts, lengths, strict=True))
+    ]
+    found = [[] for _ in prompts]
+    for token in engine.generate(requests, lambda _index, _token: False):
+        found[token.index].append(token.token_id)
+    assert found == alone
+    # The longest row needs 29 steps; in that time three places serve all the others.
+    assert len(steps) == 29
+    assert max(steps) == 4
 
 
 def test_prompts_in_any_order_and_of_any_length_are_continued_alike(llama):

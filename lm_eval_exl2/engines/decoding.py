@@ -1,10 +1,10 @@
 """Token-by-token decoding of many prompts with an engine of trees.
 
-Prompts are taken in waves. The wave's distinct prompt positions are forwarded once, as a tree, and
-what its last prompt shares with the next wave is kept for it; then every step forwards one token
-per unfinished row as one packed row, without padding. A row that finishes leaves the step at
-once. When memory runs out, half of the rows are put back and continue in a later wave from what
-they have. Knows ids only, no text.
+Prompts start several at a time: their distinct positions are forwarded once, as a tree, and what
+the last of them shares with the next ones is kept. Then every step forwards one token per
+unfinished row as one packed row, without padding. A row that finishes leaves the step at once, and
+waiting ones start when there is room for several. When memory runs out, half of the rows are put
+back and go on later from what they have. Knows ids only, no text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 from lm_eval_exl2.engines.base import StepTooLargeError
 from lm_eval_exl2.engines.key_values import KeyValueBuffer
-from lm_eval_exl2.engines.row_groups import Row, retire, split_into_groups
+from lm_eval_exl2.engines.row_groups import Group, Row, retire, split_into_groups
 from lm_eval_exl2.engines.sampling import make_sampler
 from lm_eval_exl2.engines.tree_attention import Block, Step, TreeKeys
 from lm_eval_exl2.errors import EngineMemoryError
@@ -28,10 +28,13 @@ from lm_eval_exl2.records import GeneratedToken
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from lm_eval_exl2.engines.row_groups import Group
     from lm_eval_exl2.engines.tree_engine import TreeEngine
     from lm_eval_exl2.prefix_tree import PrefixTree
     from lm_eval_exl2.records import GenerateRequest
+
+
+# Waiting rows start when at least one in so many of the places is free.
+_REFILL_SHARE = 4
 
 
 def decode_rows(
@@ -42,28 +45,111 @@ def decode_rows(
     max_rows: int,
     max_batch_tokens: int,
 ) -> Iterator[GeneratedToken]:
-    """Continue all prompts, wave by wave; see `Engine.generate`."""
-    waiting = iter(requests)
-    postponed: list[Row] = []
-    kept = _KeptPrompt()
-    while True:
-        fresh = islice(waiting, max(0, max_rows - len(postponed)))
-        rows = [Row(make_sampler(request), list(request.prompt_ids)) for request in fresh]
-        wave = [*postponed[:max_rows], *rows]
-        postponed = postponed[max_rows:]
-        if not wave:
+    """Continue all prompts; see `Engine.generate`."""
+    batch = _Batch(engine, iter(requests), max_rows, max_batch_tokens)
+    while batch.refill():
+        yield from batch.choose(is_finished)
+        batch.step()
+
+
+class _Batch:
+    """The rows that are being continued, and those that wait for room."""
+
+    def __init__(
+        self,
+        engine: TreeEngine,
+        waiting: Iterator[GenerateRequest],
+        max_rows: int,
+        max_batch_tokens: int,
+    ) -> None:
+        self._engine = engine
+        self._waiting = waiting
+        self._postponed: list[Row] = []
+        self._max_rows = max_rows
+        self._max_batch_tokens = max_batch_tokens
+        self._kept_prompt = _KeptPrompt()
+        self._rows: list[Row] = []
+        self._groups: list[Group] = []
+        self._logits: list[torch.Tensor] = []
+        """Of the next token of every row, in the order of the rows."""
+
+    def refill(self) -> bool:
+        """Start waiting prompts once there is room for several; return whether any row is left."""
+        room = self._max_rows - len(self._rows)
+        # Each start is a forward of its own, so one row that leaves is no reason for it.
+        if not self._rows or room >= max(1, self._max_rows // _REFILL_SHARE):
+            self._start(self._next_rows(room))
+        sizes = self._engine.counts.batch_sizes
+        sizes["generate_until"] = max(sizes.get("generate_until", 0), len(self._rows))
+        return bool(self._rows)
+
+    def _next_rows(self, count: int) -> list[Row]:
+        """Take up to so many rows, those that were put back first."""
+        rows, self._postponed = self._postponed[:count], self._postponed[count:]
+        fresh = islice(self._waiting, count - len(rows))
+        return rows + [Row(make_sampler(request), list(request.prompt_ids)) for request in fresh]
+
+    def _start(self, rows: list[Row]) -> None:
+        """Forward the prompts of rows; those there is no memory for are put back."""
+        while rows:
+            try:
+                found = _prefill(self._engine, rows, self._max_batch_tokens, self._kept_prompt)
+                break
+            except (StepTooLargeError, torch.OutOfMemoryError) as error:
+                if len(rows) == 1 and not self._rows:
+                    raise EngineMemoryError(
+                        f"a prompt of {len(rows[0].token_ids)} tokens does not fit into memory; "
+                        "use a smaller max_length"
+                    ) from error
+            rows = self._postpone(rows, len(rows) // 2)
+            self._max_rows = max(1, len(self._rows) + len(rows))
+        else:
             return
-        for result in _decode_wave(engine, wave, is_finished, max_batch_tokens, kept):
-            if isinstance(result, GeneratedToken):
-                yield result
-            else:
-                postponed.append(result)
-                max_rows = max(1, min(max_rows, len(wave) // 2))
+        self._rows += found.rows
+        self._groups += found.groups
+        self._logits.append(found.logits)
+
+    def _postpone(self, rows: list[Row], kept: int) -> list[Row]:
+        """Put rows back but the first few; return those."""
+        self._postponed += rows[kept:]
+        return rows[:kept]
+
+    def choose(self, is_finished: Callable[[int, int], bool]) -> Iterator[GeneratedToken]:
+        """Yield the next token of every row and let the finished ones leave."""
+        unfinished: list[Row] = []
+        tokens = _choose(self._engine, self._rows, torch.cat(self._logits))
+        for row, token in zip(self._rows, tokens, strict=True):
+            row.token_ids.append(token)
+            row.produced += 1
+            is_last = is_finished(row.request.index, token)
+            is_last = is_last or row.produced >= row.request.max_new_tokens
+            yield GeneratedToken(row.request.index, token, is_last)
+            if not is_last:
+                unfinished.append(row)
+        self._rows = retire(self._groups, unfinished)
+
+    def step(self) -> None:
+        """Forward the last token of every row; half of them wait if memory does not suffice."""
+        self._logits = []
+        while self._rows:
+            try:
+                self._logits = [_step(self._engine, self._groups, self._rows)]
+                return
+            except StepTooLargeError as error:
+                self._engine.counts.retried += len(self._rows)
+                self._kept_prompt.forget()
+                if len(self._rows) == 1:
+                    raise EngineMemoryError(
+                        f"decoding one sequence of {len(self._rows[0].token_ids)} tokens does not "
+                        "fit into memory; use a smaller max_length or max_gen_toks"
+                    ) from error
+            self._max_rows = len(self._rows) // 2
+            self._rows = retire(self._groups, self._postpone(self._rows, self._max_rows))
 
 
 @dataclass(slots=True)
 class _KeptPrompt:
-    """Keys and values of the last prompt of a wave, for the first of the next."""
+    """Keys and values of the last prompt that was started, for the first of the next."""
 
     token_ids: Sequence[int] = ()
     buffer: KeyValueBuffer | None = None
@@ -111,55 +197,13 @@ class _Prompts(NamedTuple):
     keys: TreeKeys
 
 
-def _decode_wave(
-    engine: TreeEngine,
-    wave: Sequence[Row],
-    is_finished: Callable[[int, int], bool],
-    max_batch_tokens: int,
-    kept_prompt: _KeptPrompt,
-) -> Iterator[GeneratedToken | Row]:
-    """Yield the tokens of a wave, and the rows there turns out to be no memory for."""
-    while True:
-        try:
-            rows, groups, logits = _prefill(engine, wave, max_batch_tokens, kept_prompt)
-            break
-        except (StepTooLargeError, torch.OutOfMemoryError) as error:
-            if len(wave) == 1:
-                raise EngineMemoryError(
-                    f"a prompt of {len(wave[0].token_ids)} tokens does not fit into memory; use a "
-                    "smaller max_length"
-                ) from error
-        half = len(wave) // 2
-        yield from wave[half:]
-        wave = wave[:half]
-    sizes = engine.counts.batch_sizes
-    sizes["generate_until"] = max(sizes.get("generate_until", 0), len(rows))
-    while rows:
-        kept: list[Row] = []
-        for row, token in zip(rows, _choose(engine, rows, logits), strict=True):
-            row.token_ids.append(token)
-            row.produced += 1
-            is_last = is_finished(row.request.index, token)
-            is_last = is_last or row.produced >= row.request.max_new_tokens
-            yield GeneratedToken(row.request.index, token, is_last)
-            if not is_last:
-                kept.append(row)
-        rows = retire(groups, kept)
-        while rows:
-            try:
-                logits = _step(engine, groups, rows)
-                break
-            except StepTooLargeError as error:
-                engine.counts.retried += len(rows)
-                kept_prompt.forget()
-                if len(rows) == 1:
-                    raise EngineMemoryError(
-                        f"decoding one sequence of {len(rows[0].token_ids)} tokens does not fit "
-                        "into memory; use a smaller max_length or max_gen_toks"
-                    ) from error
-            half = len(rows) // 2
-            yield from rows[half:]
-            rows = retire(groups, rows[:half])
+class _Started(NamedTuple):
+    """Rows whose prompts have been forwarded."""
+
+    rows: list[Row]
+    groups: list[Group]
+    logits: torch.Tensor
+    """Of the first new token of every row (R, V)."""
 
 
 @torch.inference_mode()
@@ -179,8 +223,8 @@ def _choose(engine: TreeEngine, rows: Sequence[Row], logits_RV: torch.Tensor) ->
 @torch.inference_mode()
 def _prefill(
     engine: TreeEngine, wave: Sequence[Row], max_batch_tokens: int, kept_prompt: _KeptPrompt
-) -> tuple[list[Row], list[Group], torch.Tensor]:
-    """Forward the distinct prompt positions of a wave; return rows, groups and first logits."""
+) -> _Started:
+    """Forward the distinct prompt positions of rows, in groups that share keys."""
     tree, tails = build_tree([row.token_ids for row in wave], [1] * len(wave))
     for row, tail in zip(wave, tails, strict=True):
         row.leaf = tail[0]
@@ -205,7 +249,7 @@ def _prefill(
         start = chunk.stop
     groups = split_into_groups(rows, buffer, keys)
     kept_prompt.keep(rows[-1], _Prompts(buffer, keys))
-    return rows, groups, engine.logits(torch.cat(hidden))
+    return _Started(rows, groups, engine.logits(torch.cat(hidden)))
 
 
 @torch.inference_mode()
