@@ -24,6 +24,7 @@ from test_exllamav2_engine import (
 from lm_eval_exl2.checkpoint import Checkpoint
 from lm_eval_exl2.checkpoint.writer import quantize_directory
 from lm_eval_exl2.engines.exllamav2_generator import DRAFT_TOKENS, PAGE_TOKENS, why_not_paged
+from lm_eval_exl2.engines.exllamav2_import import import_exllamav2
 from lm_eval_exl2.engines.exllamav2_words import TokenTable, sampler_settings, tokens_of
 from lm_eval_exl2.errors import EngineMemoryError, OptionError, RequestError, ScoreError
 from lm_eval_exl2.records import GenerateRequest
@@ -181,7 +182,7 @@ def test_pages_that_lose_what_came_before_are_caught_before_any_text(
 
 def test_sampled_text_depends_on_the_seed_and_not_on_order(llama, paged):
     engine = load_paged(llama)
-    sampling = {"do_sample": True, "temperature": 3.0, "top_k": 40, "top_p": 0.95}
+    sampling = {"do_sample": True, "temperature": 3.0, "min_p": 0.01}
     prompts = [random_ids(6, i) for i in range(10)]
     requests = [GenerateRequest(i, p, 8, sampling, seed=i) for i, p in enumerate(prompts)]
 
@@ -321,10 +322,10 @@ def test_greedy_settings_say_everything_exllamav2_would_default():
         ({"do_sample": False, "temperature": 0.7}, {"top_k": 1}),
         ({"do_sample": True}, {"temperature": 1.0, "top_k": 0, "top_p": 0.0, "min_p": 0.0}),
         (
-            {"do_sample": True, "temperature": 0.6, "top_p": 0.6, "top_k": 50, "min_p": 0.1},
-            {"temperature": 0.6, "top_p": 0.6, "top_k": 50, "min_p": 0.1},
+            {"do_sample": True, "temperature": 0.6, "min_p": 0.1},
+            {"temperature": 0.6, "top_p": 0.0, "top_k": 0, "min_p": 0.1},
         ),
-        ({"do_sample": True, "top_p": 1.0}, {"top_p": 0.0}),
+        ({"do_sample": True, "top_p": 1.0, "top_k": 0}, {"top_p": 0.0, "top_k": 0}),
         ({"do_sample": True, "repetition_penalty": 1.0, "typical_p": None}, {"temperature": 1.0}),
     ],
 )
@@ -343,10 +344,37 @@ def test_sampling_parameters_keep_their_meaning(sampling, expected):
         {"do_sample": True, "epsilon_cutoff": 1e-3},
         {"do_sample": True, "temperature": 0.001},
         {"do_sample": True, "top_p": 0.0},
+        {"do_sample": True, "top_p": 0.95},
+        {"do_sample": True, "top_k": 50},
     ],
 )
 def test_what_exllamav2_samples_otherwise_is_left_to_us(sampling):
     assert sampler_settings(sampling) is None
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("sampling", [{"temperature": 0.6}, {"temperature": 2.0, "min_p": 0.1}])
+def test_its_sampler_draws_what_transformers_would(sampling):
+    """Its compiled sampler, asked with evenly spaced random numbers (it runs on the CPU)."""
+    import transformers
+
+    import_exllamav2()
+    ext = __import__("exllamav2.ext", fromlist=["_"]).exllamav2_ext
+    none, draws = torch.empty((1, 1), device="meta"), 4000
+    logits = torch.randn(1, 1, 128, generator=torch.Generator().manual_seed(1)) * 3
+    expected = transformers.TemperatureLogitsWarper(sampling["temperature"])(None, logits[0])
+    if "min_p" in sampling:
+        expected = transformers.MinPLogitsWarper(sampling["min_p"])(None, expected)
+    settings = sampler_settings({"do_sample": True, **sampling})
+    counts, token, share = torch.zeros(128), torch.empty(1, 1).long(), torch.empty(1, 1)
+    for number in range(draws):
+        ext.sample_basic(
+            *(logits.clone(), settings["temperature"], settings["top_k"], settings["top_p"], 0.0),
+            *(settings["min_p"], 0.0, 0.0, (number + 0.5) / draws, token, share, none, none, none),
+            *(False, [], 1.5, 0.1, 1.0, none, 0.0, 0.1, 0.0, 0.0, 1.0, 0.0, 0.0),
+        )
+        counts[int(token)] += 1
+    assert (counts / draws - expected[0].softmax(-1)).abs().max() < 2 / draws
 
 
 def test_settings_and_jobs_exist_under_these_names(paged):

@@ -10,21 +10,28 @@ from typing import TYPE_CHECKING, Any
 from lm_eval_exl2.records import PENALTIES, WARPERS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     import torch
 
-# transformers' name -> exllamav2's, where both compute the same in the same order (temperature,
-# top-k, top-p, min-p; `ext_sampling.cpp`), and the value that switches it off there.
-_SETTINGS: dict[str, tuple[str, float]] = {
-    "temperature": ("temperature", 1.0),
-    "top_k": ("top_k", 0),
-    "top_p": ("top_p", 0.0),
-    "min_p": ("min_p", 0.0),
+# Parameters that mean the same to both, and the value that switches each off. Not among them are
+# top-k and top-p: exllamav2 drops the token whose probability reaches top-p, which transformers
+# keeps, and its top-k sometimes keeps one token more (`cpp/sampling.cpp`; its compiled sampler gave
+# tokens probabilities up to 0.39 away from transformers').
+_SAME_MEANING = {"temperature": 1.0, "min_p": 0.0}
+_NEUTRAL: dict[str, tuple[float | None, ...]] = {
+    "repetition_penalty": (None, 1.0),
+    "no_repeat_ngram_size": (None, 0),
+    "top_k": (None, 0),
+    "top_p": (None, 1.0),
 }
 
-
-GREEDY = {"token_repetition_penalty": 1.0, "temperature": 1.0, "top_k": 1, "top_p": 0.0}
+GREEDY: dict[str, Any] = {
+    "token_repetition_penalty": 1.0,
+    "temperature": 1.0,
+    "top_k": 1,
+    "top_p": 0.0,
+}
 """exllamav2's settings for the most likely token."""
 
 
@@ -54,21 +61,19 @@ def sampler_settings(sampling: Mapping[str, Any]) -> dict[str, Any] | None:
     Args:
         sampling: transformers' names and values; empty for greedy decoding.
     """
-    plain = {"token_repetition_penalty": GREEDY["token_repetition_penalty"]}
-    wanted: dict[str, Any] = dict(sampling)
-    neutral = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
-    if any(wanted.get(name) not in (None, neutral[name]) for name in PENALTIES):
+
+    def asks_for(names: Iterable[str]) -> bool:
+        return any(sampling.get(name) not in _NEUTRAL.get(name, (None,)) for name in names)
+
+    if asks_for(PENALTIES):
         return None
-    if not wanted.get("do_sample"):
+    if not sampling.get("do_sample"):
         return dict(GREEDY)
-    if any(wanted.get(name) is not None for name in set(WARPERS) - set(_SETTINGS)):
+    if asks_for(set(WARPERS) - set(_SAME_MEANING)):
         return None
-    if wanted.get("top_p") == 0:  # to transformers the most likely token, to exllamav2 no limit
-        return None
-    found = plain | dict(_SETTINGS.values())
-    for name, (theirs, off) in _SETTINGS.items():
-        value = wanted.get(name)
-        found[theirs] = off if value is None or (name == "top_p" and value >= 1.0) else value
+    given = {name: sampling.get(name) for name in _SAME_MEANING}
+    found = GREEDY | {"top_k": 0} | _SAME_MEANING
+    found |= {name: value for name, value in given.items() if value is not None}
     # Below 0.01 exllamav2 takes the most likely token; transformers refuses 0 and negative values.
     return found if found["temperature"] >= 0.01 else None
 
