@@ -593,6 +593,9 @@ def test_an_adapter_computes_what_merging_it_would(tmp_path, llama, kernels):
     with pytest.raises(AssertionError):
         assert_same_model(found, before)
     assert engine.info.details["lora"] == str(tmp_path / "lora")
+    digest = engine.info.details["lora_digest"]
+    write_lora(tmp_path / "other", oracle.model, scale=1.0)
+    assert load(llama, lora=tmp_path / "other").info.details["lora_digest"] != digest
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from lm_eval_exl2.checkpoint.files import digest_files
 from lm_eval_exl2.engines.model_config import ConfigSettings
 
 if TYPE_CHECKING:
@@ -62,4 +63,6 @@ class Exllamav2Settings:
             "ngram_draft": self.ngram_draft or None,
             **self.load.config.details,
         }
+        if self.load.lora is not None:  # scores depend on what is in the folder, not on its name
+            found["lora_digest"] = digest_files(self.load.lora.glob("adapter_*"))
         return {name: value for name, value in found.items() if value is not None}
