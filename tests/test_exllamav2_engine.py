@@ -254,7 +254,7 @@ def test_a_failed_self_test_refuses_to_load(llama, simulated, monkeypatch):
 
 @pytest.mark.parametrize("library", ["flash_attn", "xformers"])
 def test_a_library_that_does_not_run_here_is_one_clear_line(llama, simulated, monkeypatch, library):
-    from lm_eval_exl2.engines import exllamav2_attention
+    from lm_eval_exl2.engines import exllamav2_runs
 
     def fail(*_arguments):
         raise NotImplementedError(
@@ -262,7 +262,7 @@ def test_a_library_that_does_not_run_here_is_one_clear_line(llama, simulated, mo
         )
 
     simulated(**{library: True})
-    monkeypatch.setitem(exllamav2_attention.RUN_ATTENTION, library, fail)
+    monkeypatch.setitem(exllamav2_runs.RUN_ATTENTION, library, fail)
     with pytest.raises(MissingDependencyError) as error:
         load(llama)
     assert str(error.value) == (

@@ -211,6 +211,16 @@ def test_what_its_sampler_does_differently_is_decoded_by_us(llama, paged, monkey
         assert found[index] == own_texts(engine, [prompt], 6, sampling=sampling)[0]
 
 
+def test_pages_make_room_for_text_that_is_decoded_by_us(llama, paged):
+    engine = load_paged(llama)
+    greedy, sampled = {}, {"do_sample": True, "top_p": 0.9}
+    for sampling in (sampled, greedy, sampled, greedy):
+        texts(engine, [random_ids(20)], 4, sampling=sampling)
+        assert (engine._paged is None) == (sampling is sampled)
+    engine._close_pages()
+    assert "forward_chunk" not in vars(engine.model)  # nothing of it is left behind
+
+
 # -- drafts -----------------------------------------------------------------------------------
 
 

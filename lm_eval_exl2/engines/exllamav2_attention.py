@@ -12,7 +12,6 @@ T tokens of a step.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,11 +20,7 @@ import torch.nn.functional as F
 from lm_eval_exl2.engines.tree_attention import AttentionOptions, current_step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from lm_eval_exl2.engines.tree_runs import Runs
-
-    RunAttention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Runs, float], torch.Tensor]
+    from lm_eval_exl2.engines.exllamav2_runs import RunAttention
 
 
 def masked_attention(
@@ -76,91 +71,6 @@ def masked_attention(
         scores = torch.tanh(scores / options.softcap) * options.softcap + mask
         result = F.softmax(scores, dim=-1, dtype=torch.float32).to(values.dtype) @ values
     return result.masked_fill(blind, 0.0)
-
-
-# -- runs of a tree ---------------------------------------------------------------------------
-
-
-def flash_attention(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, runs: Runs, scaling: float
-) -> torch.Tensor:
-    """Attend run by run with flash-attn.
-
-    Args:
-        query: (T, H, D).
-        keys: (sum of key counts, G, D), those of each run together.
-        values: Like `keys`.
-        runs: Where runs begin and end.
-        scaling: Factor of the scores.
-
-    Returns:
-        (T, H, D).
-    """
-    function: Any = import_module("flash_attn").flash_attn_varlen_func
-    device = query.device
-
-    def bounds(counts: list[int]) -> torch.Tensor:
-        ends = torch.tensor([0, *counts]).cumsum(0)
-        return ends.to(device, torch.int32)
-
-    starts_q, starts_k = runs.prepared(
-        "flash", device, lambda: (bounds(runs.query_counts), bounds(runs.key_counts))
-    )
-    return function(
-        query,
-        keys,
-        values,
-        starts_q,
-        starts_k,
-        max(runs.query_counts),
-        max(runs.key_counts),
-        softmax_scale=scaling,
-        causal=True,
-    )
-
-
-def xformers_attention(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, runs: Runs, scaling: float
-) -> torch.Tensor:
-    """Attend run by run with xformers; shapes as for `flash_attention`."""
-    function: Any = import_module("xformers.ops").memory_efficient_attention
-    masks: Any = import_module("xformers.ops.fmha.attn_bias")
-    mask: Any = masks.BlockDiagonalCausalFromBottomRightMask
-    bias: Any = runs.prepared(
-        "xformers",
-        query.device,
-        lambda: mask.from_seqlens(runs.query_counts, runs.key_counts).to(query.device),
-    )
-    # xformers does not share key-value heads between query heads.
-    repeats = query.shape[1] // keys.shape[1]
-    keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)
-    return function(query[None], keys[None], values[None], attn_bias=bias, scale=scaling)[0]
-
-
-RUN_ATTENTION: dict[str, RunAttention] = {
-    "flash_attn": flash_attention,
-    "xformers": xformers_attention,
-}
-"""Functions that answer runs, by the library they need; the preferred first."""
-
-
-def available_runs(
-    found: Any, *, no_flash_attn: bool = False, no_xformers: bool = False
-) -> str | None:
-    """Return the name of the attention library to use, None if there is none.
-
-    Args:
-        found: exllamav2's module `attn`, which has looked for them.
-        no_flash_attn: Leave flash-attn out.
-        no_xformers: Leave xformers out.
-    """
-    # flash-attn imports on cards it cannot run on; exllamav2 then only prints a warning.
-    runs_here: bool = getattr(found, "is_ampere_or_newer_gpu", False)
-    if found.has_flash_attn and runs_here and not no_flash_attn:
-        return "flash_attn"
-    if found.has_xformers and not no_xformers:
-        return "xformers"
-    return None
 
 
 class KeyValueRounding:

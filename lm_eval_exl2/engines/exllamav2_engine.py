@@ -18,19 +18,19 @@ import torch.nn.functional as F
 
 from lm_eval_exl2.checkpoint.summary import summarise
 from lm_eval_exl2.engines.base import StepTooLargeError
-from lm_eval_exl2.engines.exllamav2_attention import (
-    RUN_ATTENTION,
-    KeyValueRounding,
-    LayerAttention,
-    available_runs,
+from lm_eval_exl2.engines.exllamav2_attention import KeyValueRounding, LayerAttention
+from lm_eval_exl2.engines.exllamav2_generator import (
+    PagedGenerator,
+    can_sample,
+    why_not_paged,
 )
-from lm_eval_exl2.engines.exllamav2_generator import PagedGenerator, why_not_paged
 from lm_eval_exl2.engines.exllamav2_import import (
     exllamav2_version,
     import_exllamav2,
     quiet_stdout,
 )
-from lm_eval_exl2.engines.exllamav2_loading import attention_modules, free_bytes, load
+from lm_eval_exl2.engines.exllamav2_loading import attention_modules, load
+from lm_eval_exl2.engines.exllamav2_runs import RUN_ATTENTION, available_runs
 from lm_eval_exl2.engines.exllamav2_settings import Exllamav2Settings
 from lm_eval_exl2.engines.model_config import position_limit, trained_length
 from lm_eval_exl2.engines.self_test import branch_logits, check_attention, check_causality
@@ -62,11 +62,7 @@ class Exllamav2Engine(TreeEngine):
     remedy = "use engine=torch, which computes in float32 on a CPU"
 
     def __init__(self, checkpoint: Checkpoint, settings: Exllamav2Settings | None = None) -> None:
-        """Load a checkpoint and test its attention.
-
-        Args:
-            checkpoint: Opened and validated.
-            settings: See `Exllamav2Settings`.
+        """Load an opened checkpoint and test its attention.
 
         Raises:
             MissingDependencyError: exllamav2 does not work here.
@@ -92,11 +88,7 @@ class Exllamav2Engine(TreeEngine):
         config = self.model.config
         self.has_many_experts: bool = config.num_experts == 128
         """Whether a kernel for few rows leaves experts out."""
-        self.attention = available_runs(
-            self.exllamav2.attn,
-            no_flash_attn=settings.no_flash_attn,
-            no_xformers=settings.no_xformers,
-        )
+        self.attention = available_runs(self.exllamav2.attn, settings)
         run, softcap = RUN_ATTENTION.get(self.attention or ""), config.attn_logit_softcapping
         self.layers = [LayerAttention(m, softcap, run) for m in attention_modules(self.model)]
         self.info = EngineInfo(
@@ -269,10 +261,15 @@ class Exllamav2Engine(TreeEngine):
         """See `Engine.generate`."""
         self._use_streams()
         if self._not_paged is not None:
-            return super().generate(requests, is_finished)
-        if self._paged is None:  # not before: its pages take most of the memory
-            self._paged = PagedGenerator(self, self._settings)
-        return self._paged.generate(requests, is_finished)
+            yield from self.decode(requests, is_finished)
+            return
+        listed = list(requests)
+        if own := [request for request in listed if not can_sample(request)]:
+            self._close_pages()
+            yield from self.decode(own, is_finished)
+        if paged := [request for request in listed if can_sample(request)]:
+            self._paged = self._paged or PagedGenerator(self, self._settings)
+            yield from self._paged.generate(paged, is_finished)
 
     def decode(
         self, requests: Iterable[GenerateRequest], is_finished: Callable[[int, int], bool]
@@ -280,21 +277,21 @@ class Exllamav2Engine(TreeEngine):
         """Continue prompts with our own decoding, whatever else is there."""
         return super().generate(requests, is_finished)
 
-    def free_bytes(self) -> list[int]:
-        """Return the free memory of each card in use, in bytes."""
-        torch.cuda.empty_cache()  # what was freed counts as free
-        return free_bytes(self._settings.load)
+    def _close_pages(self) -> None:
+        """Give back the memory of the paged generator, which takes most of it."""
+        if self._paged is not None:
+            self._paged.close()
+            self._paged = None
 
     def close(self) -> None:
         """See `Engine.close`."""
-        if self._paged is not None:
-            self._paged.close()
+        self._close_pages()
         self.forget()
         self.layers = []
         for lora in self.loras or []:
             lora.unload()
         self.model.unload()
-        del self.model, self._head, self._paged
+        del self.model, self._head
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

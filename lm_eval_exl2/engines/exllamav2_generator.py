@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 
 from lm_eval_exl2.engines.exllamav2_import import quiet_stdout
-from lm_eval_exl2.engines.exllamav2_loading import attention_modules, load
+from lm_eval_exl2.engines.exllamav2_loading import attention_modules, free_bytes, load
 from lm_eval_exl2.engines.exllamav2_memory import forward_bytes, key_value_bytes
 from lm_eval_exl2.engines.exllamav2_words import GREEDY, TokenTable, sampler_settings, tokens_of
 from lm_eval_exl2.engines.self_test import check_next_tokens
@@ -124,7 +124,8 @@ class PagedGenerator:
         tokens = settings.cache_size
         if tokens is None:
             per_token = key_value_bytes(text) * _BITS[settings.cache_mode] / 16
-            free = sum(self._engine.free_bytes()) - forward_bytes(text, info.max_batch_tokens)
+            torch.cuda.empty_cache()  # what was freed counts as free
+            free = sum(free_bytes(settings.load)) - forward_bytes(text, info.max_batch_tokens)
             wanted = max(info.max_length, self._rows * min(info.max_length, _USUAL_TOKENS))
             tokens = min(wanted, int(free * _CACHE_SHARE / per_token))
         return max(tokens, PAGE_TOKENS) // PAGE_TOKENS * PAGE_TOKENS
@@ -134,8 +135,7 @@ class PagedGenerator:
     def generate(
         self, requests: Iterable[GenerateRequest], is_finished: Callable[[int, int], bool]
     ) -> Iterator[GeneratedToken]:
-        """See `Engine.generate`; what this generator cannot do comes last, by our own decoding."""
-        left_over: list[GenerateRequest] = []
+        """See `Engine.generate`, for requests that `can_sample` accepts."""
         waiting = iter(requests)
         running: dict[int, _Running] = {}
         is_exhausted = False
@@ -145,22 +145,18 @@ class PagedGenerator:
                     request = next(waiting, None)
                     if request is None:
                         is_exhausted = True
-                    elif (job := self._make_job(request)) is None:
-                        left_over.append(request)
                     else:
+                        job = self._make_job(request)
                         running[self._generator.enqueue(job)] = _Running(request, job)
                 yield from self._iterate(running, is_finished)
         finally:  # also where the caller stops listening
             for found in running.values():
                 self._generator.cancel(found.job)
-        if left_over:
-            yield from self._engine.decode(left_over, is_finished)
 
-    def _make_job(self, request: GenerateRequest) -> Any | None:
-        """Return the job of a request, None if it must be decoded by us."""
+    def _make_job(self, request: GenerateRequest) -> Any:
         settings = sampler_settings(request.sampling)
         if settings is None:
-            return None
+            raise ValueError(f"sampling {dict(request.sampling)} is not for this generator")
         # Of the last token nothing is computed.
         self._engine.check_position(len(request.prompt_ids) + request.max_new_tokens - 2)
         # When drafting, the generator ends a job this much earlier.
@@ -222,6 +218,7 @@ class PagedGenerator:
         for pool in (self._generator.sampling_pool, self._generator.filter_pool):
             pool.shutdown()
         del self._generator, self._cache
+        vars(self._engine.model).pop("forward_chunk")  # nobody watches any more
         if self._draft is not None:
             self._draft.unload()
 
@@ -237,6 +234,11 @@ def _watch_logits(engine: Exllamav2Engine) -> None:
         return result
 
     engine.model.forward_chunk = watched
+
+
+def can_sample(request: GenerateRequest) -> bool:
+    """Whether the generator's sampler draws what transformers would."""
+    return sampler_settings(request.sampling) is not None
 
 
 def load_draft(engine: Exllamav2Engine, settings: Exllamav2Settings) -> Any:
