@@ -64,6 +64,20 @@ def test_greedy_text_is_alike(card, torch_lm):
     assert sum(a == b for a, b in zip(ours, theirs, strict=True)) >= 11
 
 
+@pytest.mark.parametrize("flash_attn", [False, True])
+def test_a_stop_string_that_the_last_token_completes_is_cut(monkeypatch, flash_attn):
+    """exllamav2's generator looks at its limit first and would leave it in."""
+    simulated_exllamav2.install(monkeypatch, flash_attn=flash_attn)
+    monkeypatch.setattr(exllamav2_import, "has_cuda", lambda: True)
+    lm = Exl2LM(pretrained="demo", engine="exllamav2", device="cuda:0")
+    prompt = loaders.cloze()["test"][0]["text"]
+    (whole,) = speak(lm, prompt, max_gen_toks=6)
+    stop = whole[-2:]
+    (cut,) = speak(lm, prompt, max_gen_toks=6, until=[stop])
+    assert cut == whole[: whole.index(stop)]
+    assert (lm.engine._paged is not None) == flash_attn
+
+
 def test_the_best_engine_is_the_default_and_what_was_used_is_in_the_results(card, torch_lm):
     lm = Exl2LM(pretrained="demo", device="cuda:0", cache_mode="Q8", max_batch_tokens=512)
     score(lm, ("a", " b"))
