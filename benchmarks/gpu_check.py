@@ -14,6 +14,7 @@ and all logs.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import re
 import shutil
@@ -36,7 +37,6 @@ from lm_eval_exl2.engines.exllamav2_engine import Exllamav2Engine
 from lm_eval_exl2.engines.exllamav2_generator import DRAFT_TOKENS, why_not_paged
 from lm_eval_exl2.engines.exllamav2_settings import Exllamav2Settings, LoadSettings
 from lm_eval_exl2.engines.torch_engine import TorchEngine
-from lm_eval_exl2.errors import Exl2EvalError
 from lm_eval_exl2.plan import Budget
 from lm_eval_exl2.records import GenerateRequest, ScoreRequest
 from lm_eval_exl2.scoring import count_tokens, score
@@ -316,9 +316,13 @@ def run_step(name: str, step: Callable[[], dict[str, Any]], logs: Path) -> dict[
     started = time.perf_counter()
     try:
         found = {"outcome": "passed", **step()}
-    except (Exl2EvalError, RuntimeError, OSError, AssertionError, ValueError, TypeError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, the other steps are wanted
         (logs / f"{_file_name(name)}.log").write_text(traceback.format_exc())
-        found = {"outcome": "failed", "reason": str(error).strip().splitlines()[0][:300]}
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        found = {"outcome": "failed", "reason": reason[:300]}
+    gc.collect()  # what a failed step left on the card
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     found["seconds"] = round(time.perf_counter() - started, 1)
     print(f"{name}: {found}", file=sys.stderr, flush=True)
     return found
@@ -335,7 +339,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder for large files; default a temporary one")
     parser.add_argument("--shape", choices=synthetic.SHAPES, default="llama-3.1-8b")
     parser.add_argument("--bits", type=float, default=4.0)
-    parser.add_argument("--questions", type=int, default=100)
+    parser.add_argument("--questions", type=int, default=400)
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--new-tokens", type=int, default=128)
     args = parser.parse_args()

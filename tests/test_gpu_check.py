@@ -91,6 +91,7 @@ def test_a_step_that_fails_is_a_result_and_stops_nothing(gpu_check, tmp_path):
     found = gpu_check.run_step("a step", fail, tmp_path)
     assert (found["outcome"], found["reason"]) == ("failed", "self-test failed")
     assert "ScoreError" in (tmp_path / "a_step.log").read_text()
+    assert gpu_check.run_step("nothing said", lambda: {}["x"], tmp_path)["outcome"] == "failed"
     assert gpu_check.run_step("another", lambda: {"x": 1}, tmp_path)["outcome"] == "passed"
 
 
