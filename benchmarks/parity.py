@@ -20,9 +20,8 @@ import damage
 import differential
 import reference
 import tokens
-from environment import environment, write_result
+from environment import ROOT, environment, write_result
 
-ROOT = Path(__file__).parent.parent
 RESULT = Path(__file__).parent / "results" / "parity.json"
 
 

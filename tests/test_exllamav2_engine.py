@@ -22,7 +22,7 @@ from test_model_config import ROPES
 
 from lm_eval_exl2.checkpoint import Checkpoint
 from lm_eval_exl2.checkpoint.writer import quantize_directory
-from lm_eval_exl2.engines import exllamav2_import, exllamav2_loading, self_test
+from lm_eval_exl2.engines import exllamav2_attention, exllamav2_import, exllamav2_loading, self_test
 from lm_eval_exl2.engines.exllamav2_engine import Exllamav2Engine
 from lm_eval_exl2.engines.exllamav2_generator import why_not_paged
 from lm_eval_exl2.engines.exllamav2_settings import Exllamav2Settings, LoadSettings
@@ -487,6 +487,24 @@ def test_running_out_of_memory_while_loading_says_what_helps(llama, simulated, m
     monkeypatch.setattr(exllamav2.ExLlamaV2, "load", fail)
     with pytest.raises(EngineMemoryError, match=r"Tried to allocate 2 GiB; use gpu_split=auto"):
         load(llama)
+
+
+@pytest.mark.parametrize("settings", [{}, {"cache_mode": "Q4"}])
+@pytest.mark.parametrize("flash_attn", [False, True])
+def test_running_out_of_memory_in_the_self_test_is_no_fault_of_attention(
+    llama, simulated, monkeypatch, flash_attn, settings
+):
+    exllamav2 = simulated(flash_attn=flash_attn)
+
+    def fail(*_args, **_kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    if settings:  # keys and values are rounded by way of a cache of their own
+        monkeypatch.setattr(exllamav2, "ExLlamaV2Cache_Q4", fail)
+    else:
+        monkeypatch.setattr(exllamav2_attention.LayerAttention, "_answer_step", fail)
+    with pytest.raises(EngineMemoryError, match=r"no room for a forward; use gpu_split=auto"):
+        load(llama, **settings)
 
 
 def test_a_tensor_it_did_not_expect_is_no_lack_of_memory(llama, simulated, monkeypatch):

@@ -277,6 +277,29 @@ def test_a_job_larger_than_all_pages_says_what_helps(llama, paged):
         texts(engine, [random_ids(200)], 100)
 
 
+def out_of_memory(*_arguments, **_options):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+
+def test_pages_that_do_not_fit_say_what_helps(llama, paged, monkeypatch):
+    engine = load_paged(llama)
+    with monkeypatch.context() as patched:
+        patched.setattr(engine.exllamav2, "ExLlamaV2Cache", out_of_memory)
+        with pytest.raises(EngineMemoryError, match=r"pages of 4096 tokens .* smaller cache_size"):
+            texts(engine, [random_ids(20)])
+    assert texts(engine, [random_ids(20)]) == own_texts(engine, [random_ids(20)])
+
+
+def test_a_forward_beside_the_pages_that_does_not_fit_says_what_helps(llama, paged, monkeypatch):
+    engine = load_paged(llama)
+    expected = texts(engine, [random_ids(20)])
+    with monkeypatch.context() as patched:
+        patched.setattr(engine.model.modules[-1], "forward", out_of_memory)
+        with pytest.raises(EngineMemoryError, match=r"pages of 4096 tokens .* smaller cache_size"):
+            texts(engine, [random_ids(20)])
+    assert texts(engine, [random_ids(20)]) == expected
+
+
 @pytest.mark.parametrize("mode", ["Q8", "Q6", "Q4"])
 def test_pages_can_be_rounded(llama, paged, mode):
     engine = load_paged(llama, cache_mode=mode)

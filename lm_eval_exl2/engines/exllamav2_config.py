@@ -34,7 +34,7 @@ _SAME_NAME = (
     *("embedding_multiplier", "residual_multiplier"),
     *("num_local_experts", "num_experts", "num_experts_per_tok", "moe_intermediate_size"),
 )
-# Sizes that Qwen's experts have instead of the dense ones; the same under another name.
+# transformers' name of a setting -> exllamav2's (Starcoder 2).
 _OTHER_NAME = {"norm_epsilon": "layer_norm_epsilon"}
 _ACTIVATIONS = {
     "silu": ("silu", "swish"),

@@ -19,17 +19,13 @@ import torch.nn.functional as F
 from lm_eval_exl2.checkpoint.summary import summarise
 from lm_eval_exl2.engines.base import StepTooLargeError
 from lm_eval_exl2.engines.exllamav2_attention import KeyValueRounding, LayerAttention
-from lm_eval_exl2.engines.exllamav2_generator import (
-    PagedGenerator,
-    can_sample,
-    why_not_paged,
-)
+from lm_eval_exl2.engines.exllamav2_generator import PagedGenerator, can_sample, why_not_paged
 from lm_eval_exl2.engines.exllamav2_import import (
     exllamav2_version,
     import_exllamav2,
     quiet_stdout,
 )
-from lm_eval_exl2.engines.exllamav2_loading import attention_modules, load
+from lm_eval_exl2.engines.exllamav2_loading import MEMORY_REMEDY, attention_modules, load
 from lm_eval_exl2.engines.exllamav2_runs import RUN_ATTENTION, available_runs
 from lm_eval_exl2.engines.exllamav2_settings import Exllamav2Settings
 from lm_eval_exl2.engines.model_config import position_limit, trained_length
@@ -105,7 +101,12 @@ class Exllamav2Engine(TreeEngine):
             details=settings.details,
         )
         self._use_streams()
-        self._test_itself()
+        try:
+            self._test_itself()
+        except (torch.OutOfMemoryError, StepTooLargeError) as error:
+            raise EngineMemoryError(
+                f"{checkpoint.directory} leaves no room for a forward; {MEMORY_REMEDY}"
+            ) from error
         self._paged: PagedGenerator | None = None
         self._not_paged = why_not_paged(self)
         if self._not_paged is not None and (settings.draft is not None or settings.ngram_draft):

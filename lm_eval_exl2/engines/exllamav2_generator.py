@@ -9,8 +9,9 @@ decoded by us.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -23,7 +24,7 @@ from lm_eval_exl2.errors import EngineMemoryError, OptionError
 from lm_eval_exl2.records import GeneratedToken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from lm_eval_exl2.engines.exllamav2_engine import Exllamav2Engine
     from lm_eval_exl2.engines.exllamav2_settings import Exllamav2Settings
@@ -53,6 +54,7 @@ class PagedGenerator:
 
         Raises:
             OptionError: a draft model that does not go with the model.
+            EngineMemoryError: the pages do not fit.
             ScoreError: pages give other logits than plain rows.
         """
         from importlib import import_module
@@ -64,10 +66,12 @@ class PagedGenerator:
         self._draft = None if settings.draft is None else load_draft(engine, settings)
         tokens = self._cache_tokens(settings)
         self._draft_tokens = DRAFT_TOKENS if self._draft or settings.ngram_draft else 0
-        make: Any = getattr(self._exllamav2, _cache_class(settings.cache_mode))
-        self._cache: Any = make(engine.model, batch_size=1, max_seq_len=tokens)
-        draft_cache = self._draft and make(self._draft, batch_size=1, max_seq_len=tokens)
+        suffix = "" if settings.cache_mode == "FP16" else f"_{settings.cache_mode}"
+        make: Any = getattr(self._exllamav2, f"ExLlamaV2Cache{suffix}")
         self._tokens = tokens
+        with self._out_of_memory_said():
+            self._cache: Any = make(engine.model, batch_size=1, max_seq_len=tokens)
+            draft_cache = self._draft and make(self._draft, batch_size=1, max_seq_len=tokens)
         self._generator: Any = self._api.ExLlamaV2DynamicGenerator(
             model=engine.model,
             cache=self._cache,
@@ -96,6 +100,17 @@ class PagedGenerator:
         )
         engine.counts.forwarded = forwarded
 
+    @contextmanager
+    def _out_of_memory_said(self) -> Generator[None]:
+        """Turn lack of memory into an error that says what helps."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise EngineMemoryError(
+                f"pages of {self._tokens} tokens and a forward beside them do not fit into memory; "
+                "use a smaller cache_size or max_batch_tokens, or cache_mode=Q8, Q6 or Q4"
+            ) from error
+
     def _next_logits(self, prompts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         """Return the logits (V,) that follow each prompt."""
         settings = self._api.ExLlamaV2Sampler.Settings(**GREEDY)
@@ -112,11 +127,16 @@ class PagedGenerator:
         ]
         found: dict[int, torch.Tensor] = {}
         while self._generator.num_remaining_jobs():
-            for result in self._generator.iterate():
+            for result in self._advance():
                 if "logits" in result:
                     logits = result["logits"][0, 0, : self._engine.info.vocab_size]
                     found.setdefault(result["serial"], logits.clone())
         return [found[serial] for serial in serials]
+
+    def _advance(self) -> list[dict[str, Any]]:
+        """Let all jobs go on by one forward; return what they report."""
+        with self._out_of_memory_said():
+            return self._generator.iterate()
 
     def _cache_tokens(self, settings: Exllamav2Settings) -> int:
         """Return how many tokens the pages hold, a multiple of the page size."""
@@ -181,7 +201,7 @@ class PagedGenerator:
         self, running: dict[int, _Running], is_finished: Callable[[int, int], bool]
     ) -> Iterator[GeneratedToken]:
         """Let all jobs advance and hand out what they produced."""
-        results = cast("list[dict[str, Any]]", self._generator.iterate() if running else [])
+        results = self._advance() if running else []
         sizes = self._engine.counts.batch_sizes
         active = len(self._generator.active_jobs)
         sizes["generate_until"] = max(sizes.get("generate_until", 0), active)
@@ -279,7 +299,3 @@ def why_not_paged(engine: Exllamav2Engine) -> str | None:
     if any(layer.options.softcap is not None for layer in engine.layers):
         return "its soft-cap has not been seen to equal transformers'"
     return None
-
-
-def _cache_class(mode: str) -> str:
-    return "ExLlamaV2Cache" if mode == "FP16" else f"ExLlamaV2Cache_{mode}"

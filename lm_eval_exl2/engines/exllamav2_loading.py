@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from lm_eval_exl2.engines.exllamav2_settings import LoadSettings
 
 
+MEMORY_REMEDY = (
+    "use gpu_split=auto, a smaller max_batch_tokens or max_length, or a checkpoint of fewer bits"
+)
 _TESTED = 64  # tokens of the longest sequence of the self-test, and rows of its forwards
 
 
@@ -69,8 +72,7 @@ def load(exllamav2: Any, checkpoint: Checkpoint, settings: LoadSettings) -> Load
             if not _is_lack_of_memory(error):
                 raise exllamav2_config.refusal(checkpoint, _first_line(error)) from error
             raise EngineMemoryError(
-                f"{checkpoint.directory} does not fit: {_first_line(error)}; use gpu_split=auto, a "
-                "smaller max_batch_tokens or max_length, or a checkpoint of fewer bits"
+                f"{checkpoint.directory} does not fit: {_first_line(error)}; {MEMORY_REMEDY}"
             ) from error
     _set_positions(model, text, limits.length)
     loras = None

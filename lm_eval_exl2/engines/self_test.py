@@ -155,7 +155,7 @@ def check_attention(
         try:
             _check_layer(layer, device)
         except (NotImplementedError, RuntimeError) as error:
-            if layer.run is None or isinstance(error, ScoreError):
+            if layer.run is None or isinstance(error, ScoreError | torch.OutOfMemoryError):
                 raise
             raise MissingDependencyError(
                 f"{library} does not work here: {str(error).strip().splitlines()[0]}; use "
