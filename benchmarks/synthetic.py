@@ -1,6 +1,7 @@
 """Write an EXL2 checkpoint of a real model's shape with random weights, for speed measurements.
 
     python benchmarks/synthetic.py --shape llama-3.1-8b --output /models/bench-8b --bits 4.0
+    python benchmarks/synthetic.py --shape bench-70m --output /models/bench-70m --data DATA
 
 Speed and memory depend on shapes and widths, not on what a model knows, so nothing needs to be
 downloaded. Codes are random words, which every width can hold; scales make the weights about
@@ -20,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from workloads import training_text
 
 from lm_eval_exl2.checkpoint.architectures import linear_size
 from lm_eval_exl2.checkpoint.config import Sizes
@@ -41,7 +43,7 @@ from lm_eval_exl2.checkpoint.writer import quantized_config
 from lm_eval_exl2.errors import Exl2EvalError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 GROUP_ROWS = 128
 """What exllamav2 uses for most of a 4-bit model."""
@@ -54,6 +56,7 @@ _LINEARS = (
     *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
 )
 _NORMS = ("input_layernorm", "post_attention_layernorm")
+_SPECIAL_TOKENS = ("<s>", "</s>")
 
 
 @dataclass(frozen=True)
@@ -225,22 +228,50 @@ def config_of(shape: Shape, special_ids: dict[str, int | None]) -> dict[str, Any
     }
 
 
-def write_byte_tokenizer(folder: Path) -> dict[str, int | None]:
-    """Write a tokenizer of 256 bytes and two special tokens; return their ids."""
+def byte_tokenizer() -> Tokenizer:
+    """Return a tokenizer of 256 bytes and two special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({byte: index for index, byte in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(text, special=True) for text in ("<s>", "</s>")])
+    tokenizer.add_special_tokens([AddedToken(text, special=True) for text in _SPECIAL_TOKENS])
+    return tokenizer
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Return a byte-level BPE of so many entries, two special tokens included.
+
+    Raises:
+        SystemExit: the texts are too few for so many entries.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[AddedToken(text, special=True) for text in _SPECIAL_TOKENS],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if tokenizer.get_vocab_size() != vocab_size:
+        found = tokenizer.get_vocab_size()
+        sys.exit(f"synthetic.py: error: the text gives {found} entries of {vocab_size}")
+    return tokenizer
+
+
+def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> dict[str, int | None]:
+    """Write a tokenizer with BOS and EOS; return their ids."""
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": "<s>",
-        "eos_token": "</s>",
+        "bos_token": _SPECIAL_TOKENS[0],
+        "eos_token": _SPECIAL_TOKENS[1],
         "clean_up_tokenization_spaces": False,
     }
     write_json(folder / "tokenizer_config.json", settings)
-    return {"bos_token_id": len(alphabet), "eos_token_id": len(alphabet) + 1}
+    bos, eos = (tokenizer.token_to_id(text) for text in _SPECIAL_TOKENS)
+    return {"bos_token_id": bos, "eos_token_id": eos}
 
 
 def copy_tokenizer(source: Path, folder: Path) -> dict[str, int | None]:
@@ -253,16 +284,34 @@ def copy_tokenizer(source: Path, folder: Path) -> dict[str, int | None]:
 
 
 def write_checkpoint(
-    shape: Shape, output: Path, draw: Draw, *, bits: float, head_bits: int, tokenizer: Path | None
+    shape: Shape,
+    output: Path,
+    draw: Draw,
+    *,
+    bits: float,
+    head_bits: int,
+    tokenizer: Path | Tokenizer | None = None,
 ) -> float:
-    """Write a checkpoint, whole or not at all; return the bits per weight of its layers."""
+    """Write a checkpoint, whole or not at all; return the bits per weight of its layers.
+
+    Args:
+        shape: Dimensions of the model.
+        output: Folder to create.
+        draw: Source of randomness.
+        bits: Average code width of the layers.
+        head_bits: Code width of the head.
+        tokenizer: One to save, or a folder whose tokenizer files are copied; default bytes.
+    """
     with new_directory(output) as folder:
         builder = Builder(shape, bits, head_bits, draw)
         shards = ShardWriter(folder, "output", MAX_SHARD_BYTES)
         for tensors in builder.tensors():
             shards.add(tensors)
         shards.finish()
-        ids = copy_tokenizer(tokenizer, folder) if tokenizer else write_byte_tokenizer(folder)
+        if isinstance(tokenizer, Path):
+            ids = copy_tokenizer(tokenizer, folder)
+        else:
+            ids = write_tokenizer(tokenizer or byte_tokenizer(), folder)
         config = quantized_config(config_of(shape, ids), builder.measured_bits, head_bits)
         config["quantization_config"]["calibration"]["dataset"] = "(none, random weights)"
         write_json(folder / "config.json", config)
@@ -278,16 +327,22 @@ def main() -> None:
     parser.add_argument("--head-bits", type=int, default=6, help="code width of the head")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tokenizer", type=Path, help="folder whose tokenizer files are copied")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--tokenizer", type=Path, help="folder whose tokenizer files are copied")
+    source.add_argument("--data", type=Path, help="train a tokenizer on the benchmark's own text")
     arguments = parser.parse_args()
+    shape = SHAPES[arguments.shape]
+    tokenizer: Path | Tokenizer | None = arguments.tokenizer
+    if arguments.data:
+        tokenizer = train_tokenizer(training_text(arguments.data), shape.sizes.vocab_size)
     try:
         measured = write_checkpoint(
-            SHAPES[arguments.shape],
+            shape,
             arguments.output,
             Draw(arguments.device, arguments.seed),
             bits=arguments.bits,
             head_bits=arguments.head_bits,
-            tokenizer=arguments.tokenizer,
+            tokenizer=tokenizer,
         )
     except (Exl2EvalError, OSError) as error:
         sys.exit(f"synthetic.py: error: {error}")

@@ -5,6 +5,7 @@ A test that changes a model (a chat template, a cache hook) loads one of its own
 
 from functools import cache
 
+import hypothesis
 import pytest
 import torch
 
@@ -19,6 +20,8 @@ def pytest_configure():
     For models this small, handing work to a second thread costs more than it saves.
     """
     torch.set_num_threads(1)
+    hypothesis.settings.register_profile("untimed", deadline=None)  # machines are noisy
+    hypothesis.settings.load_profile("untimed")
     exllamav2_import.has_cuda = lambda: False
 
 

@@ -66,7 +66,7 @@ def test_every_width_equals_the_scalar_twin(plan, permuted):
     assert same_bits(decode(tensors), torch.from_numpy(exl2_weight(tensors)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**32 - 1),
     blocks=st.integers(1, 2),

@@ -106,7 +106,7 @@ def test_a_scalar_reader_finds_the_nearest_codes(plan):
     assert np.array_equal(decode(tensors).numpy(), values[inverse].T)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     bits=st.sampled_from(WIDTHS),
     size=st.sampled_from([1e-4, 0.02, 5.0, 3000.0]),

@@ -6,7 +6,7 @@ import math
 import pickle
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lm_eval_exl2.engines.scripted import ScriptedEngine, scripted_logits
@@ -48,7 +48,6 @@ def proper_prefixes(drawn: list[tuple[list[int], list[int]]]) -> set[tuple[int, 
     return {sequence[:length] for sequence in whole for length in range(1, len(sequence))}
 
 
-@settings(deadline=None)
 @given(pairs, st.integers(1, 40), st.none() | st.integers(1, 5))
 def test_scores_equal_brute_force_whatever_the_budget(drawn, tokens, rows):
     found = by_index(list(score(requests_of(drawn), engine(), Budget(tokens, rows))))
@@ -56,7 +55,6 @@ def test_scores_equal_brute_force_whatever_the_budget(drawn, tokens, rows):
     assert found == expected
 
 
-@settings(deadline=None)
 @given(pairs, st.integers(1, 40))
 def test_every_distinct_proper_prefix_is_forwarded_exactly_once(drawn, tokens):
     used = engine()
@@ -64,7 +62,6 @@ def test_every_distinct_proper_prefix_is_forwarded_exactly_once(drawn, tokens):
     assert used.counts.forwarded == len(proper_prefixes(drawn)) == count_tokens(requests_of(drawn))
 
 
-@settings(deadline=None)
 @given(pairs.flatmap(lambda drawn: st.tuples(st.just(drawn), st.permutations(range(len(drawn))))))
 def test_a_score_does_not_depend_on_order_or_siblings(drawn_and_order):
     drawn, order = drawn_and_order
@@ -75,7 +72,6 @@ def test_a_score_does_not_depend_on_order_or_siblings(drawn_and_order):
     assert together == shuffled == alone
 
 
-@settings(deadline=None)
 @given(pairs)
 def test_duplicates_cost_nothing_and_are_all_answered(drawn):
     once, twice = engine(), engine()
@@ -85,7 +81,6 @@ def test_duplicates_cost_nothing_and_are_all_answered(drawn):
     assert sorted(answer.index for answer in found) == list(range(2 * len(drawn)))
 
 
-@settings(deadline=None)
 @given(pairs)
 def test_the_slow_twin_gives_the_same_scores(drawn):
     requests = requests_of(drawn)
@@ -94,7 +89,6 @@ def test_the_slow_twin_gives_the_same_scores(drawn):
     )
 
 
-@settings(deadline=None)
 @given(pairs, st.integers(1, 12))
 def test_running_out_of_memory_halves_the_step_and_changes_no_score(drawn, capacity):
     small = engine(capacity=capacity)

@@ -255,13 +255,14 @@ def _prefill(
 @torch.inference_mode()
 def _step(engine: TreeEngine, groups: list[Group], rows: Sequence[Row]) -> torch.Tensor:
     """Forward the last token of every row; return logits (R, V)."""
-    step = Step([], [])
+    blocks: list[Block] = []
+    step = Step([], lambda: blocks)
     first = 0
     for group in groups:
         tokens = slice(first, first + len(group.active))
         visible, distance = group.extend()
         step.writes.append((group.buffer, tokens))
-        step.blocks.append(Block(group.buffer, tokens, None, visible, distance))
+        blocks.append(Block(group.buffer, tokens, None, visible, distance))
         first = tokens.stop
     positions = torch.tensor([len(row.token_ids) - 1 for row in rows], device=engine.device)
     token_ids = [row.token_ids[-1] for row in rows]

@@ -53,9 +53,13 @@ class PackedLinear(nn.Module):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Decode the weight and apply it."""
+        return F.linear(input, self.decode(input.dtype), self.bias)
+
+    def decode(self, dtype: torch.dtype) -> torch.Tensor:
+        """Return the weight (out, in)."""
         parts = [self._checkpoint.decode_packed(name, tensors) for name, tensors in self._parts]
         weight = torch.cat(parts) if len(parts) > 1 else parts[0]
-        return F.linear(input, weight.to(input.dtype), self.bias)
+        return weight.to(dtype)
 
 
 def packed_class(model_class: Any, names: Iterable[str]) -> Any:

@@ -186,7 +186,7 @@ def _check_layer(layer: LayerAttention, device: torch.device) -> None:
         torch.tensor(_DEPTHS, device=device),
     )
     buffer = KeyValueBuffer()
-    step = Step([(buffer, slice(0, count))], list(tree_blocks(buffer, own, own)))
+    step = Step([(buffer, slice(0, count))], lambda: list(tree_blocks(buffer, own, own)))
     step.runs = find_runs(own, own) if layer.run else None
     with UsingStep(step):
         found = layer(count, 1, query, key, value, None, None)

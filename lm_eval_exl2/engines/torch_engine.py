@@ -10,6 +10,7 @@ import gc
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 
 from lm_eval_exl2.engines.base import StepTooLargeError
 from lm_eval_exl2.engines.model_config import (
@@ -19,17 +20,29 @@ from lm_eval_exl2.engines.model_config import (
     text_config,
     trained_length,
 )
+from lm_eval_exl2.engines.packed_linear import PackedLinear
+from lm_eval_exl2.engines.target_scores import HeadPart
 from lm_eval_exl2.engines.torch_loading import load_model, resolve_device, resolve_dtype
 from lm_eval_exl2.engines.tree_attention import UsingStep
 from lm_eval_exl2.engines.tree_engine import TreeEngine
 from lm_eval_exl2.errors import EngineMemoryError
 from lm_eval_exl2.records import EngineInfo
+from lm_eval_exl2.tiles import TileCost
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from lm_eval_exl2.checkpoint import Checkpoint
     from lm_eval_exl2.engines.tree_attention import Step
+
+# Of the head on a CPU: logits that stay in its cache, 8 MiB in float32.
+_CPU_HEAD_WIDTH = 4096
+_CPU_HEAD_ELEMENTS = 1 << 21
+
+# An attention call costs as much as so many pairs of queries and keys of one head of size 1 (40
+# microseconds at 25 billion of them a second). A tenth or ten times of it moves speed by a tenth at
+# most, so it is not measured at load: the same requests give the same plan on every machine.
+_CALL_PAIRS = 1e6
 
 
 class TorchEngine(TreeEngine):
@@ -76,6 +89,7 @@ class TorchEngine(TreeEngine):
                 "use dtype=float16 or bfloat16, or weight_memory=packed"
             ) from error
         self._config: Any = self.model.config
+        self.tile_cost = _tile_cost(self._config)
         self.info = EngineInfo(
             name="torch",
             version=str(torch.__version__),
@@ -126,7 +140,31 @@ class TorchEngine(TreeEngine):
 
     def logits(self, hidden: torch.Tensor, *, repeatable: bool = True) -> torch.Tensor:
         """See `TreeEngine.logits`."""
-        logits = self.model.get_output_embeddings()(hidden)
+        return self._finished(self.model.get_output_embeddings()(hidden))
+
+    def head_parts(self) -> Iterable[HeadPart]:
+        """See `TreeEngine.head_parts`; a packed head is decoded once for all of them."""
+        if self.device.type != "cpu":
+            yield from super().head_parts()
+            return
+        head = self.model.get_output_embeddings()
+        weight_VE = head.decode(self._dtype) if isinstance(head, PackedLinear) else head.weight
+        rows = max(1, _CPU_HEAD_ELEMENTS // _CPU_HEAD_WIDTH)
+        for first in range(0, len(weight_VE), _CPU_HEAD_WIDTH):
+            part = slice(first, min(first + _CPU_HEAD_WIDTH, len(weight_VE)))
+            bias = None if head.bias is None else head.bias[part]
+
+            def logits(
+                hidden_RE: torch.Tensor,
+                weight: torch.Tensor = weight_VE[part],
+                bias: torch.Tensor | None = bias,
+            ) -> torch.Tensor:
+                return self._finished(F.linear(hidden_RE, weight, bias))
+
+            yield HeadPart(first, part.stop - first, rows, logits)
+
+    def _finished(self, logits: torch.Tensor) -> torch.Tensor:
+        """Apply the scales and caps of the architecture to logits; return them in float32."""
         if scale := getattr(self._config, "logit_scale", None):  # Cohere
             logits = logits * scale
         if scaling := getattr(self._config, "logits_scaling", None):  # Granite
@@ -142,6 +180,13 @@ class TorchEngine(TreeEngine):
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _tile_cost(config: Any) -> TileCost:
+    """Return what attention by tiles costs, in pairs of all heads."""
+    heads = int(config.num_attention_heads)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return TileCost(call=_CALL_PAIRS / (heads * head_dim), pair=1.0, merge=5.0)
 
 
 def _count_parameters(model: Any) -> int:

@@ -19,10 +19,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
+from lm_eval_exl2.engines.tile_attention import attend_tiles
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from lm_eval_exl2.engines.key_values import KeyValueBuffer
+    from lm_eval_exl2.engines.tile_attention import TileCalls
     from lm_eval_exl2.engines.tree_runs import Runs
 
 ATTENTION_NAME = "exl2_tree"
@@ -80,12 +83,26 @@ class Block:
 
 @dataclass(slots=True)
 class Step:
-    """Where the tokens of one forward are written and what each may see."""
+    """Where the tokens of one forward are written and what each may see.
+
+    Said up to three ways, of which a layer takes the one it can answer.
+    """
 
     writes: list[tuple[KeyValueBuffer, slice]]
-    blocks: list[Block]
+    make_blocks: Callable[[], list[Block]]
+    """Called once, by the first layer that needs blocks."""
     runs: Runs | None = None
-    """The same tokens cut another way, for engines that can answer them so."""
+    """For engines whose attention knows only causal sequences."""
+    tiles: TileCalls | None = None
+    """For kernels that give what merging needs."""
+    _blocks: list[Block] | None = None
+
+    @property
+    def blocks(self) -> list[Block]:
+        """Queries with the keys they share, masked: what every engine can answer."""
+        if self._blocks is None:
+            self._blocks = self.make_blocks()
+        return self._blocks
 
     @property
     def token_count(self) -> int:
@@ -179,8 +196,20 @@ def tree_attention(
     step = _current_step.get()
     if step is None:
         raise LookupError("tree attention is only answered inside a step")
-    output = step.attend_blocks(step.write(module.layer_idx, key, value), query, chosen)
+    stored = step.write(module.layer_idx, key, value)
+    if step.tiles is not None and _fits_tiles(step.tiles, query, value, chosen):
+        output = attend_tiles(step.tiles, stored, query, chosen.scaling)
+    else:
+        output = step.attend_blocks(stored, query, chosen)
     return output.transpose(1, 2).contiguous(), None
+
+
+def _fits_tiles(
+    tiles: TileCalls, query: torch.Tensor, value: torch.Tensor, options: AttentionOptions
+) -> bool:
+    """Whether a layer asks for nothing that tiles cannot do."""
+    sees_all = options.window is None or options.window >= tiles.longest
+    return sees_all and options.softcap is None and query.shape[-1] == value.shape[-1]
 
 
 def register() -> None:

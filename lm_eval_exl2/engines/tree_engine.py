@@ -18,6 +18,8 @@ import torch
 from lm_eval_exl2.engines.base import StepTooLargeError
 from lm_eval_exl2.engines.decoding import decode_rows
 from lm_eval_exl2.engines.key_values import KeyValueBuffer
+from lm_eval_exl2.engines.target_scores import HeadPart, score_targets
+from lm_eval_exl2.engines.tile_attention import can_tile, make_calls
 from lm_eval_exl2.engines.tree_attention import (
     QUERIES_PER_BLOCK,
     Block,
@@ -27,6 +29,7 @@ from lm_eval_exl2.engines.tree_attention import (
 )
 from lm_eval_exl2.errors import ScoreError
 from lm_eval_exl2.records import ChunkScores, TokenCounts
+from lm_eval_exl2.tiles import TileCost, cut_tiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -44,6 +47,8 @@ class TreeEngine(ABC):
     info: EngineInfo
     queries_per_block = QUERIES_PER_BLOCK
     """Tokens that are answered in one attention call."""
+    tile_cost = TileCost(call=2000.0, pair=1.0, merge=5.0)
+    """What attention by tiles costs, where the engine has it."""
     remedy = "use dtype=float32"
     """What helps against numbers that are not finite."""
 
@@ -89,6 +94,11 @@ class TreeEngine(ABC):
     def logits(self, hidden: torch.Tensor, *, repeatable: bool = True) -> torch.Tensor:
         """Return float32 logits (R, V) with the scales and caps of the architecture."""
 
+    def head_parts(self) -> Iterable[HeadPart]:
+        """Return the head in parts that cover the vocabulary, in pieces of bounded memory."""
+        vocabulary = self.info.vocab_size
+        yield HeadPart(0, vocabulary, max(1, _HEAD_ELEMENTS // vocabulary), self.logits)
+
     @abstractmethod
     def naive_logits(self, token_ids: Sequence[int]) -> torch.Tensor:
         """Return float32 logits (T, V) of one sequence, forwarded alone as an ordinary row."""
@@ -111,11 +121,12 @@ class TreeEngine(ABC):
         before = self._buffer.length
         hidden_TE, keys = self.forward_tree(self._buffer, self._keys, chunk)
         try:
-            scores = self.score_targets(hidden_TE, chunk.targets.offsets, chunk.targets.token_ids)
+            scores = score_targets(hidden_TE, chunk.targets, self.head_parts())
         except torch.OutOfMemoryError as error:
             self._buffer.length = before
             self.counts.forwarded -= len(chunk.token_ids)
             raise StepTooLargeError from error
+        self.check_finite(scores.logprobs)
         # The last token of the chunk stays open if the next one continues below it.
         open_entries = keys.open_at(chunk.stop)
         self._buffer.keep(open_entries)
@@ -139,39 +150,18 @@ class TreeEngine(ABC):
             torch.tensor(list(chunk.ends), device=self.device),
             torch.tensor(list(chunk.depths), device=self.device),
         )
-        keys = keys.joined(own)
-        step = Step([(buffer, slice(0, count))], self._blocks(buffer, keys, own))
+        kept, keys = keys, keys.joined(own)
+
+        def make_blocks() -> list[Block]:
+            return list(tree_blocks(buffer, keys, own, self.queries_per_block))
+
+        step = Step([(buffer, slice(0, count))], make_blocks)
         step.runs = self.find_runs(keys, own)
+        if can_tile(self.device):
+            kept_ends = cast("list[int]", kept.ends.tolist())
+            tiles = cut_tiles(kept_ends, chunk.start, chunk.depths, chunk.ends, self.tile_cost)
+            step.tiles = make_calls(tiles, buffer, keys, count)
         return self.forward(step, chunk.token_ids, own.depths), keys
-
-    def _blocks(self, buffer: KeyValueBuffer, keys: TreeKeys, own: TreeKeys) -> list[Block]:
-        return list(tree_blocks(buffer, keys, own, self.queries_per_block))
-
-    def score_targets(
-        self, hidden_TE: torch.Tensor, offsets: Sequence[int], token_ids: Sequence[int]
-    ) -> ChunkScores:
-        """Score targets from hidden states, running the head only where one follows."""
-        logprobs: list[float] = []
-        is_argmax: list[bool] = []
-        rows = max(1, _HEAD_ELEMENTS // self.info.vocab_size)
-        places = sorted(set(offsets))
-        row_of = {place: row for row, place in enumerate(places)}
-        wanted = [(row_of[place], token) for place, token in zip(offsets, token_ids, strict=True)]
-        done = 0
-        for first in range(0, len(places), rows):
-            last = min(first + rows, len(places))
-            part = [(row - first, token) for row, token in wanted[done:] if row < last]
-            done += len(part)
-            index = torch.tensor(places[first:last], device=self.device)
-            logits_RV = self.logits(hidden_TE.index_select(0, index))
-            pairs = torch.tensor(part, device=self.device)
-            chosen = logits_RV[pairs[:, 0], pairs[:, 1]]
-            totals = logits_RV.logsumexp(-1)[pairs[:, 0]]
-            hits = logits_RV.argmax(-1)[pairs[:, 0]] == pairs[:, 1]
-            logprobs.extend(cast("list[float]", (chosen.double() - totals.double()).tolist()))
-            is_argmax.extend(cast("list[bool]", hits.tolist()))
-        self.check_finite(logprobs)
-        return ChunkScores(logprobs, is_argmax)
 
     def check_finite(self, logprobs: Sequence[float]) -> None:
         """Refuse to report NaN or infinity as a score.
