@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "transformers", "lm_eval", "tokenizers", "safetensors")
 
 
@@ -24,9 +25,20 @@ def environment(*more_packages: str) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "commit": commit.stdout.strip(),
         "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{_processor()}, {os.cpu_count()} cores",
         "versions": dict(filter(None, map(_version, (*PACKAGES, *more_packages)))),
     }
+
+
+def _processor() -> str:
+    """Return what the processor calls itself."""
+    described = Path("/proc/cpuinfo")
+    if described.exists():
+        for line in described.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
 
 
 def _version(name: str) -> tuple[str, str] | None:

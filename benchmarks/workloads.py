@@ -136,6 +136,12 @@ def mmlu(data: Path, size: int) -> list[Instance]:
     return harness_requests(data, [f"mmlu_{name}" for name in SUBJECTS], 5, size)
 
 
+def mmlu_everything(data: Path) -> list[Instance]:
+    """All subjects and documents of MMLU there are, 5 shots."""
+    names = sorted(path.name for path in (data / "cais" / "mmlu").iterdir() if path.is_dir())
+    return harness_requests(data, [f"mmlu_{name}" for name in names], 5, 10**6)
+
+
 def random_shots(data: Path, size: int) -> list[Instance]:
     """25 random shots per document, as in ARC: little is shared but a document's own answers."""
     rows = _short_questions(data)
