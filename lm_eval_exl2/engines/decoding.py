@@ -17,9 +17,9 @@ import torch
 
 from lm_eval_exl2.engines.base import StepTooLargeError
 from lm_eval_exl2.engines.key_values import KeyValueBuffer
-from lm_eval_exl2.engines.row_groups import Group, Row, retire, split_into_groups
+from lm_eval_exl2.engines.row_groups import Group, Row, make_step, retire, split_into_groups
 from lm_eval_exl2.engines.sampling import make_sampler
-from lm_eval_exl2.engines.tree_attention import Block, Step, TreeKeys
+from lm_eval_exl2.engines.tree_attention import TreeKeys
 from lm_eval_exl2.errors import EngineMemoryError
 from lm_eval_exl2.plan import Budget, Targets, next_chunk
 from lm_eval_exl2.prefix_tree import build_tree
@@ -247,29 +247,16 @@ def _prefill(
             continue
         hidden.append(states[list(chunk.targets.offsets)])
         start = chunk.stop
-    groups = split_into_groups(rows, buffer, keys)
     kept_prompt.keep(rows[-1], _Prompts(buffer, keys))
+    groups = split_into_groups(rows, buffer, keys)
     return _Started(rows, groups, engine.logits(torch.cat(hidden)))
 
 
 @torch.inference_mode()
 def _step(engine: TreeEngine, groups: list[Group], rows: Sequence[Row]) -> torch.Tensor:
     """Forward the last token of every row; return logits (R, V)."""
-    blocks: list[Block] = []
-    step = Step([], lambda: blocks)
-    first = 0
-    for group in groups:
-        tokens = slice(first, first + len(group.active))
-        visible, distance = group.extend()
-        step.writes.append((group.buffer, tokens))
-        blocks.append(Block(group.buffer, tokens, None, visible, distance))
-        first = tokens.stop
+    step = make_step(groups, engine.device)
     positions = torch.tensor([len(row.token_ids) - 1 for row in rows], device=engine.device)
     token_ids = [row.token_ids[-1] for row in rows]
-    try:
-        hidden = engine.forward(step, token_ids, positions, repeatable=False)
-    except StepTooLargeError:
-        for group in groups:
-            group.undo()
-        raise
+    hidden = engine.forward(step, token_ids, positions, repeatable=False)
     return engine.logits(hidden, repeatable=False)

@@ -1,27 +1,33 @@
-"""Rows of text that are continued together, in groups that share keys and values.
+"""Rows of text that are continued together: what they share is kept once, the rest per row.
 
-Rows whose prompts share most of their keys stay in a group that holds those keys once; others get
-one each. Knows ids and visibility, no model.
+Rows whose prompts were forwarded together make a wave. What several of them share is the wave's
+trunk, read by all; everything else, the texts themselves included, belongs to one row. Rows are
+kept in small groups, each one batch for attention. Knows ids and visibility, no model.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
+
+from lm_eval_exl2.engines.key_values import KeyValueBuffer, RowKeys
+from lm_eval_exl2.engines.tile_attention import RowCall, TileCall, TileCalls, can_tile
+from lm_eval_exl2.engines.tree_attention import Block, Step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lm_eval_exl2.engines.key_values import KeyValueBuffer
     from lm_eval_exl2.engines.sampling import Sampler
     from lm_eval_exl2.engines.tree_attention import TreeKeys
     from lm_eval_exl2.records import GenerateRequest
 
-# A group attends rows x keys; it is split when that exceeds this multiple of what its rows need.
-_WASTE_LIMIT = 2.0
+# Padding to the longest row of a group is wasted, calls for more groups are, too.
+_GROUP_ROWS = 8
+# Entries that a row would have to hold for itself, below which sharing is not worth a call.
+_LEAST_SAVED = 128
 
 
 @dataclass(slots=True)
@@ -41,73 +47,175 @@ class Row:
         return self.sampler.request
 
 
+class Shared(NamedTuple):
+    """Entries of a trunk that the same rows see."""
+
+    rows: range
+    """Numbers of the rows within their wave."""
+    keys: slice
+
+
+@dataclass(slots=True)
+class Trunk:
+    """What rows of a wave share."""
+
+    buffer: KeyValueBuffer
+    shared: list[Shared]
+    depths_K: torch.Tensor
+
+
 @dataclass(slots=True)
 class Group:
-    """Rows that share a buffer of keys and values."""
+    """Neighbouring rows of a wave and what each holds for itself."""
 
+    trunk: Trunk
     rows: list[Row]
-    buffer: KeyValueBuffer
-    visible_RK: torch.Tensor
-    """Which buffer entries each row may see."""
-    depths_K: torch.Tensor
-    active: list[int] = field(default_factory=list[int])
-    """Numbers of unfinished rows."""
+    """One per row of `own`, those that are done included."""
+    row_numbers: list[int]
+    """Their numbers within the wave."""
+    own: RowKeys
+    prompt_depths: list[torch.Tensor]
+    """Of the own entries that each row began with."""
 
-    def extend(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add one entry per active row, visible to that row alone.
+    @property
+    def active_rows(self) -> list[Row]:
+        """Unfinished rows."""
+        return [self.rows[slot] for slot in self.own.active]
 
-        Returns:
-            Visibility of all entries and their distance, each (active rows, entries).
-        """
-        device = self.visible_RK.device
-        new_R_A = torch.zeros(len(self.rows), len(self.active), dtype=torch.bool, device=device)
-        new_R_A[self.active, range(len(self.active))] = True
-        positions = [len(self.rows[number].token_ids) - 1 for number in self.active]
-        depths_A = torch.tensor(positions, device=device)
-        self.visible_RK = torch.cat([self.visible_RK, new_R_A], dim=1)
-        self.depths_K = torch.cat([self.depths_K, depths_A])
-        return self.visible_RK[self.active], depths_A[:, None] - self.depths_K
+    @property
+    def numbers(self) -> list[int]:
+        """Numbers of the unfinished rows within the wave."""
+        return [self.row_numbers[slot] for slot in self.own.active]
 
-    def undo(self) -> None:
-        """Take back the entries of the last `extend`."""
-        kept = len(self.depths_K) - len(self.active)
-        self.visible_RK, self.depths_K = self.visible_RK[:, :kept], self.depths_K[:kept]
+    def retire(self, kept: set[int]) -> None:
+        """Let rows go that are not among those with the given identities."""
+        own = self.own
+        own.active = [slot for slot in own.active if id(self.rows[slot]) in kept]
+        # Giving up places costs a copy: worth it once half of them are of no use.
+        if 0 < len(own.active) <= own.rows // 2:
+            self.rows, self.row_numbers = self.active_rows, self.numbers
+            self.prompt_depths = [self.prompt_depths[slot] for slot in own.active]
+            own.compact()
 
-    def compact(self) -> None:
-        """Drop entries that no active row can see."""
-        used = torch.nonzero(self.visible_RK[self.active].any(0)).flatten()
-        self.buffer.keep(used)
-        self.visible_RK, self.depths_K = self.visible_RK[:, used], self.depths_K[used]
+    def call(self, tokens: slice) -> RowCall:
+        """Return the attention of the active rows to what they hold, the new token included."""
+        lengths = torch.tensor([length + 1 for length in self.own.lengths])
+        longest = max(self.own.lengths[slot] for slot in self.own.active) + 1
+        visible_RK = torch.arange(longest) < lengths[:, None]
+        return RowCall(self.own, tokens, list(self.own.active), longest, visible_RK)
+
+    def block(self, tokens: slice) -> Block:
+        """Return the same and the trunk as one masked block."""
+        trunk, active = self.trunk, self.own.active
+        device = trunk.depths_K.device
+        longest = max(self.own.lengths[slot] for slot in active) + 1
+        trunk_AK = torch.zeros(len(active), len(trunk.depths_K), dtype=torch.bool, device=device)
+        for rows, keys in trunk.shared:
+            for place, number in enumerate(self.numbers):
+                if number in rows:
+                    trunk_AK[place, keys] = True
+        own_ARK = torch.zeros(len(active), self.own.rows, longest, dtype=torch.bool, device=device)
+        for place, slot in enumerate(active):
+            own_ARK[place, slot, : self.own.lengths[slot] + 1] = True
+        used = torch.nonzero(trunk_AK.any(0)).flatten()
+        depths_K = torch.cat([trunk.depths_K[used], self._depths(longest).flatten()])
+        positions = [len(row.token_ids) - 1 for row in self.active_rows]
+        return Block(
+            buffer=trunk.buffer,
+            queries=tokens,
+            keys=used,
+            visible_QK=torch.cat([trunk_AK[:, used], own_ARK.flatten(1)], dim=1),
+            distance_QK=torch.tensor(positions, device=device)[:, None] - depths_K,
+            own=(self.own, longest),
+        )
+
+    def _depths(self, longest: int) -> torch.Tensor:
+        """Return the depths of the first own entries of every row (rows, longest)."""
+        columns = torch.arange(longest, device=self.trunk.depths_K.device)
+        depths: list[torch.Tensor] = []
+        for row, length, begun in zip(self.rows, self.own.lengths, self.prompt_depths, strict=True):
+            # The new token is entry `length`; those before it follow each other down to the prompt.
+            produced = len(row.token_ids) - 1 - length + columns[len(begun) :]
+            depths.append(torch.cat([begun, produced])[:longest])
+        return torch.stack(depths)
 
 
 def split_into_groups(rows: Sequence[Row], buffer: KeyValueBuffer, keys: TreeKeys) -> list[Group]:
-    """Group neighbouring rows as long as their shared buffer stays mostly useful to each."""
+    """Split the forwarded prompts of a wave into its trunk and what each row holds for itself.
+
+    Args:
+        rows: In preorder of their leaves.
+        buffer: Holds the prompts; becomes the trunk.
+        keys: Entries of the buffer, in preorder.
+    """
     leaves = torch.tensor([row.leaf for row in rows], device=keys.positions.device)[:, None]
     visible_RK = (keys.positions <= leaves) & (leaves < keys.ends)
-    own = cast("list[int]", visible_RK.sum(1).tolist())
-    bounds, first = [0], 0
-    union = visible_RK[0]
-    for number in range(1, len(rows)):
-        joined = union | visible_RK[number]
-        cost = int(joined.sum()) * (number + 1 - first)
-        if cost > _WASTE_LIMIT * sum(own[first : number + 1]):
-            bounds.append(number)
-            first, joined = number, visible_RK[number]
-        union = joined
-    bounds.append(len(rows))
+    counts = cast("list[int]", visible_RK.sum(0).tolist())
+    firsts = cast("list[int]", visible_RK.int().argmax(0).tolist())
+    shared: list[Shared] = []
+    kept: list[int] = []
+    seen_by = list(zip(firsts, counts, strict=True))
+    place = 0
+    for (first, count), group in groupby(seen_by):
+        length = sum(1 for _ in group)
+        if (count - 1) * length >= _LEAST_SAVED:
+            shared.append(Shared(range(first, first + count), slice(len(kept), len(kept) + length)))
+            kept.extend(range(place, place + length))
+        place += length
+    in_trunk_K = torch.zeros(len(counts), dtype=torch.bool, device=keys.positions.device)
+    in_trunk_K[kept] = True
     groups: list[Group] = []
-    for low, high in pairwise(bounds):
-        used = torch.nonzero(visible_RK[low:high].any(0)).flatten()
-        groups.append(
-            Group(
-                rows=list(rows[low:high]),
-                buffer=buffer.copy_of(used) if len(bounds) > 2 else buffer,
-                visible_RK=visible_RK[low:high][:, used],
-                depths_K=keys.depths[used],
-                active=list(range(high - low)),
-            )
-        )
+    trunk = Trunk(buffer, shared, keys.depths[in_trunk_K])
+    for first in range(0, len(rows), _GROUP_ROWS):
+        some = list(rows[first : first + _GROUP_ROWS])
+        entries = [
+            torch.nonzero(visible_RK[first + number] & ~in_trunk_K).flatten()
+            for number in range(len(some))
+        ]
+        own = RowKeys(buffer, entries)
+        depths = [keys.depths[part] for part in entries]
+        groups.append(Group(trunk, some, list(range(first, first + len(some))), own, depths))
+    buffer.keep(torch.nonzero(in_trunk_K).flatten())
     return groups
+
+
+def make_step(groups: Sequence[Group], device: torch.device) -> Step:
+    """Describe a forward of one token for every active row, in the order of their groups."""
+    writes: list[tuple[RowKeys, slice]] = []
+    first = 0
+    for group in groups:
+        writes.append((group.own, slice(first, first + len(group.own.active))))
+        first = writes[-1][1].stop
+
+    def make_blocks() -> list[Block]:
+        return [group.block(tokens) for group, (_, tokens) in zip(groups, writes, strict=True)]
+
+    reads = list({id(group.trunk): group.trunk.buffer for group in groups}.values())
+    step = Step(writes, make_blocks, reads=reads)
+    if can_tile(device):
+        step.tiles = TileCalls(
+            [group.call(tokens) for group, (_, tokens) in zip(groups, writes, strict=True)],
+            _trunk_calls(groups),
+            longest=max(len(row.token_ids) for group in groups for row in group.active_rows),
+        )
+    return step
+
+
+def _trunk_calls(groups: Sequence[Group]) -> list[TileCall]:
+    """Return a call for everything that rows share; the rows of a wave are neighbours."""
+    calls: list[TileCall] = []
+    first = 0
+    for _, wave in groupby(groups, key=lambda group: id(group.trunk)):
+        members = list(wave)
+        numbers = [number for group in members for number in group.numbers]
+        trunk = members[0].trunk
+        for rows, keys in trunk.shared:
+            places = [place for place, number in enumerate(numbers) if number in rows]
+            if places:
+                queries = slice(first + places[0], first + places[-1] + 1)
+                calls.append(TileCall(trunk.buffer, queries, keys))
+        first += len(numbers)
+    return calls
 
 
 @torch.inference_mode()
@@ -115,10 +223,6 @@ def retire(groups: list[Group], kept: Sequence[Row]) -> list[Row]:
     """Let finished rows leave; return the unfinished ones in the order of their groups."""
     still = {id(row) for row in kept}
     for group in groups:
-        before = len(group.active)
-        group.active = [n for n in group.active if id(group.rows[n]) in still]
-        # Compacting costs a copy: worth it once half of the rows are gone.
-        if group.active and len(group.active) <= before // 2:
-            group.compact()
-    groups[:] = [group for group in groups if group.active]
-    return [group.rows[number] for group in groups for number in group.active]
+        group.retire(still)
+    groups[:] = [group for group in groups if group.own.active]
+    return [row for group in groups for row in group.active_rows]

@@ -20,7 +20,7 @@ from lm_eval_exl2.tiles import Mask
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lm_eval_exl2.engines.key_values import KeyValueBuffer
+    from lm_eval_exl2.engines.key_values import KeyValueBuffer, RowKeys
     from lm_eval_exl2.engines.tree_attention import Stored, TreeKeys
     from lm_eval_exl2.tiles import Tile, Tiles
 
@@ -41,7 +41,33 @@ class TileCall:
         default_factory=dict[tuple[torch.dtype, int], torch.Tensor]
     )
 
-    def mask(self, dtype: torch.dtype, repeats: int) -> torch.Tensor | None:
+    def attend(
+        self, stored: Stored, query: torch.Tensor, scaling: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return output (1, H, Q, D) and log-sum-exp of the scores (1, H, Q) of one tile."""
+        keys, values = (part[:, :, self.keys] for part in stored[id(self.buffer)])
+        query = query[:, :, self.queries]
+        heads, groups, count = query.shape[1], keys.shape[1], query.shape[2]
+        repeats = heads // groups
+        if repeats == 1:
+            mask = self._mask(query.dtype, 1)
+            return _flash(query, keys, values, 0.0, self.is_causal, attn_mask=mask, scale=scaling)
+        grouped = query.reshape(1, groups, repeats, count, -1)
+        if self.is_causal:  # the query heads of a key-value head one by one
+            parts = [
+                _flash(grouped[:, :, number], keys, values, 0.0, True, scale=scaling)
+                for number in range(repeats)
+            ]
+            outputs, totals = (torch.stack(part, 2) for part in zip(*parts, strict=True))
+        else:  # folded into its queries
+            folded = grouped.reshape(1, groups, repeats * count, -1)
+            mask = self._mask(query.dtype, repeats)
+            outputs, totals = _flash(
+                folded, keys, values, 0.0, False, attn_mask=mask, scale=scaling
+            )
+        return outputs.reshape(1, heads, count, -1), totals.reshape(1, heads, count)
+
+    def _mask(self, dtype: torch.dtype, repeats: int) -> torch.Tensor | None:
         """Return what to add to scores, its rows repeated per query head of a key-value head."""
         if self.visible_QK is None:
             return None
@@ -52,10 +78,60 @@ class TileCall:
         return self._masks[dtype, repeats]
 
 
+@dataclass(slots=True)
+class RowCall:
+    """One attention call for rows of text: each one's new token against what it holds."""
+
+    own: RowKeys
+    queries: slice
+    """Tokens of the step, one per active row."""
+    active: list[int]
+    """Rows that have a token in the step."""
+    longest: int
+    """Most entries that an active row sees."""
+    visible_RK: torch.Tensor
+    """Which of its entries a row may see."""
+    _masks: dict[torch.dtype, torch.Tensor] = field(default_factory=dict[torch.dtype, torch.Tensor])
+
+    def attend(
+        self, stored: Stored, query: torch.Tensor, scaling: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return output (1, H, A, D) and log-sum-exp of the scores (1, H, A) of A active rows."""
+        keys, values = (part[:, :, : self.longest] for part in stored[id(self.own)])
+        rows, groups = keys.shape[:2]
+        query_AHD = query[0, :, self.queries].transpose(0, 1)
+        if len(self.active) < rows:
+            # A finished row asks what the first active one does; nobody reads its answer.
+            token_of = [0] * rows
+            for token, slot in enumerate(self.active):
+                token_of[slot] = token
+            query_AHD = query_AHD[token_of]
+        heads = query_AHD.shape[1]
+        outputs, totals = _flash(
+            query_AHD.reshape(rows, groups, heads // groups, -1),
+            keys,
+            values,
+            0.0,
+            False,
+            attn_mask=self._mask(query.dtype),
+            scale=scaling,
+        )
+        outputs, totals = outputs.reshape(rows, heads, -1), totals.reshape(rows, heads)
+        if len(self.active) < rows:
+            outputs, totals = outputs[self.active], totals[self.active]
+        return outputs.transpose(0, 1)[None], totals.T[None]
+
+    def _mask(self, dtype: torch.dtype) -> torch.Tensor:
+        if dtype not in self._masks:
+            added = torch.zeros(self.visible_RK.shape, dtype=dtype)
+            self._masks[dtype] = added.masked_fill_(~self.visible_RK, float("-inf"))
+        return self._masks[dtype][:, None, None]
+
+
 class TileCalls(NamedTuple):
     """All attention calls of a step."""
 
-    squares: Sequence[TileCall]
+    squares: Sequence[TileCall] | Sequence[RowCall]
     """Every query is in exactly one, in order."""
     rectangles: Sequence[TileCall]
     longest: int
@@ -104,45 +180,20 @@ def attend_tiles(
         scaling: Factor of the scores.
     """
     if len(calls.squares) == 1:
-        output, total_HT = _attend(calls.squares[0], stored, query, scaling)
+        output, total_HT = calls.squares[0].attend(stored, query, scaling)
     else:
         output = torch.empty_like(query)
         total_HT = query.new_empty(query.shape[:3], dtype=torch.float32)
         for call in calls.squares:
-            part = _attend(call, stored, query, scaling)
+            part = call.attend(stored, query, scaling)
             output[:, :, call.queries], total_HT[:, :, call.queries] = part
     if not calls.rectangles:
         return output
     merged = output.float()  # rounded once, at the end, where the dtype is a short one
     for call in calls.rectangles:
-        part, part_HQ = _attend(call, stored, query, scaling)
+        part, part_HQ = call.attend(stored, query, scaling)
         so_far_HQ = total_HT[:, :, call.queries]
         share = torch.sigmoid(part_HQ - so_far_HQ).unsqueeze(-1)
         merged[:, :, call.queries].lerp_(part.float(), share)
         total_HT[:, :, call.queries] = torch.logaddexp(so_far_HQ, part_HQ)
     return merged.to(query.dtype)
-
-
-def _attend(
-    call: TileCall, stored: Stored, query: torch.Tensor, scaling: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return output (1, H, Q, D) and log-sum-exp of the scores (1, H, Q) of one tile."""
-    keys, values = (part[:, :, call.keys] for part in stored[id(call.buffer)])
-    query = query[:, :, call.queries]
-    heads, groups, count = query.shape[1], keys.shape[1], query.shape[2]
-    repeats = heads // groups
-    if repeats == 1:
-        mask = call.mask(query.dtype, 1)
-        return _flash(query, keys, values, 0.0, call.is_causal, attn_mask=mask, scale=scaling)
-    grouped = query.reshape(1, groups, repeats, count, -1)
-    if call.is_causal:  # the query heads of a key-value head one by one
-        parts = [
-            _flash(grouped[:, :, number], keys, values, 0.0, True, scale=scaling)
-            for number in range(repeats)
-        ]
-        outputs, totals = (torch.stack(part, 2) for part in zip(*parts, strict=True))
-    else:  # folded into its queries
-        folded = grouped.reshape(1, groups, repeats * count, -1)
-        mask = call.mask(query.dtype, repeats)
-        outputs, totals = _flash(folded, keys, values, 0.0, False, attn_mask=mask, scale=scaling)
-    return outputs.reshape(1, heads, count, -1), totals.reshape(1, heads, count)

@@ -56,7 +56,7 @@ class TorchEngine(TreeEngine):
         dtype: str = "auto",
         weight_memory: str = "decoded",
         config: ConfigSettings = UNCHANGED,
-        max_rows: int = 32,
+        max_rows: int = 64,
         max_batch_tokens: int = 2048,
     ) -> None:
         """Load a checkpoint.

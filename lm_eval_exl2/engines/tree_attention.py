@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from lm_eval_exl2.engines.tile_attention import attend_tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-    from lm_eval_exl2.engines.key_values import KeyValueBuffer
+    from lm_eval_exl2.engines.key_values import KeyValueBuffer, RowKeys
     from lm_eval_exl2.engines.tile_attention import TileCalls
     from lm_eval_exl2.engines.tree_runs import Runs
 
@@ -48,6 +48,8 @@ class Block:
     """Whether a query may see a key."""
     distance_QK: torch.Tensor
     """How many positions a key lies before a query; only read where `visible_QK` is true."""
+    own: tuple[RowKeys, int] | None = None
+    """Rows whose first so many entries, row by row, are keys behind those of the buffer."""
     _made: dict[tuple[object, ...], torch.Tensor] = field(
         default_factory=dict[tuple[object, ...], torch.Tensor]
     )
@@ -88,13 +90,15 @@ class Step:
     Said up to three ways, of which a layer takes the one it can answer.
     """
 
-    writes: list[tuple[KeyValueBuffer, slice]]
+    writes: Sequence[tuple[KeyValueBuffer | RowKeys, slice]]
     make_blocks: Callable[[], list[Block]]
     """Called once, by the first layer that needs blocks."""
     runs: Runs | None = None
     """For engines whose attention knows only causal sequences."""
     tiles: TileCalls | None = None
     """For kernels that give what merging needs."""
+    reads: Sequence[KeyValueBuffer] = ()
+    """Buffers that are seen but not written to."""
     _blocks: list[Block] | None = None
 
     @property
@@ -111,10 +115,11 @@ class Step:
 
     def write(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> Stored:
         """Write one layer's keys and values (1, G, T, D); return those of each buffer."""
-        return {
+        stored = {
             id(buffer): buffer.write(layer, key[:, :, tokens], value[:, :, tokens])
             for buffer, tokens in self.writes
         }
+        return stored | {id(buffer): buffer.stored(layer) for buffer in self.reads}
 
     def attend_blocks(
         self, stored: Stored, query: torch.Tensor, options: AttentionOptions
@@ -127,6 +132,12 @@ class Step:
             chosen = block.keys_on(keys.device)
             if chosen is not None:
                 keys, values = keys.index_select(2, chosen), values.index_select(2, chosen)
+            if block.own is not None:
+                rows, length = block.own
+                keys, values = (
+                    torch.cat([shared, part[:, :, :length].transpose(0, 1).flatten(1, 2)[None]], 2)
+                    for shared, part in zip((keys, values), stored[id(rows)], strict=True)
+                )
             mask = block.mask(options.window, query.shape[1] // keys.shape[1], query)
             output[:, :, block.queries] = _attend_block(
                 query[:, :, block.queries], keys, values, mask, options
