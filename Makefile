@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test check bench slow install install-dev demo-model
+.PHONY: demo test check bench speed slow install install-dev demo-model
 
 # Stamps: installed again when the project's metadata or the task files change.
 $(VENV)/run.stamp: pyproject.toml constraints.txt $(wildcard packaging/*)
@@ -46,6 +46,10 @@ bench: $(VENV)/dev.stamp
 		$(if $(MODELS),--models $(MODELS)) $(if $(DATA),--data $(DATA)) \
 		$(if $(GOLDEN),--golden $(GOLDEN))
 	$(BIN)/python benchmarks/readme.py
+
+# The same for speed: an hour or two. Needs DATA; MODELS is where the checkpoint goes.
+speed: $(VENV)/dev.stamp
+	$(BIN)/python benchmarks/run_all.py --data $(DATA) --models $(MODELS)
 
 # Trains the demo checkpoint again and quantizes it.
 demo-model: $(VENV)/dev.stamp

@@ -2,7 +2,8 @@
 
     python benchmarks/generation.py --data DATA --models MODELS
 
-Writes results/generation_cpu.json; the last line on stdout is the JSON document.
+Writes results/generation_cpu.json (_cuda with --device cuda); the last
+line on stdout is the JSON document.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from workloads import GENERATION
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-BATCHES = (1, 4, 8, 16)
+BATCHES = {"cpu": (1, 4, 8, 16), "cuda": (1, 4, 8, 16)}
 
 
 class Counter:
@@ -44,7 +45,7 @@ def measure_row(name: str, args: argparse.Namespace, ours: Any, peer: Any) -> di
     workload = GENERATION[name]
     requests = workload.make(args.data, args.size or workload.size)
     print(f"{workload.title}: {len(requests)} requests", flush=True)
-    batches = paired.best_batch(peer, workload, requests, BATCHES)
+    batches = paired.best_batch(peer, workload, requests, BATCHES[args.device])
     peer.batch_size_per_gpu = min(batches, key=batches.__getitem__)
     prompts = [ours.encoder.encode_prompt(request.args[0]) for request in requests]
     timing = paired.alternate(ours, peer, workload, requests, args.pairs)
@@ -81,7 +82,7 @@ def main() -> None:
     result = paired.header(args, "generation.py")
     ours, peer = paired.load_ours(models), paired.load_peer(models)
     result["rows"] = [measure_row(name, args, ours, peer) for name in args.row or GENERATION]
-    path = (args.output or RESULTS) / "generation_cpu.json"
+    path = (args.output or RESULTS) / f"generation_{args.device}.json"
     write_result(path, paired.joined(path, result, GENERATION))
     if any(row["tokens_forwarded"] != row["tokens_minimum"] for row in result["rows"]):
         sys.exit(1)

@@ -131,7 +131,7 @@ def main() -> None:
         }
         for name, found in runs.items()
     ]
-    path = (args.output or RESULTS) / "load_cpu.json"
+    path = (args.output or RESULTS) / f"load_{args.device}.json"
     write_result(path, paired.joined(path, result, ROWS))
 
 

@@ -2,7 +2,8 @@
 
     python benchmarks/loglikelihood.py --data DATA --models MODELS [--row mmlu]
 
-Writes results/loglikelihood_cpu.json; the last line on stdout is the JSON document. Beside the
+Writes results/loglikelihood_cpu.json (_cuda with --device cuda); the last
+line on stdout is the JSON document. Beside the
 rows: where the time goes, planning for all of MMLU, growth with the number of requests, bfloat16.
 """
 
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pairs as paired
 import tokens
+import torch
 from environment import RESULTS, write_result
 from workloads import LOGLIKELIHOOD, mmlu_everything
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
     from workloads import Workload
 
-BATCHES = (1, 4, 8)
+BATCHES = {"cpu": (1, 4, 8), "cuda": (1, 4, 8, 16, 32)}
 
 
 def encoded(ours: Any, workload: Workload, requests: Sequence[Any]) -> list[Any]:
@@ -69,6 +71,8 @@ class Stopwatch:
             try:
                 return function(*args, **kwargs)
             finally:
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
                 took = time.perf_counter() - begin
                 self.seconds[name] = self.seconds.get(name, 0.0) + took
 
@@ -128,7 +132,7 @@ def measure_row(name: str, args: argparse.Namespace, ours: Any, peer: Any) -> di
     workload = LOGLIKELIHOOD[name]
     requests = workload.make(args.data, args.size or workload.size)
     print(f"{workload.title}: {len(requests)} requests", flush=True)
-    batches = paired.best_batch(peer, workload, requests, BATCHES)
+    batches = paired.best_batch(peer, workload, requests, BATCHES[args.device])
     peer.batch_size_per_gpu = min(batches, key=batches.__getitem__)
     counted = count_tokens(encoded(ours, workload, requests))
     timing = paired.alternate(ours, peer, workload, requests, args.pairs)
@@ -226,7 +230,41 @@ def measure_bfloat16(
     return rows
 
 
+def measure_plan_cost(
+    args: argparse.Namespace, _models: Any, ours: Any, _peer: Any
+) -> list[dict[str, Any]]:
+    """Time other plans than the built-in one: another budget, dearer and cheaper calls."""
+    from lm_eval_exl2.plan import Budget
+    from lm_eval_exl2.tiles import TileCost
+
+    built_in = ours.engine.tile_cost
+    settings: list[dict[str, Any]] = [
+        {"call": factor, "tokens": 2048} for factor in (0.1, 0.3, 1, 3, 10)
+    ]
+    settings += [{"call": 1, "tokens": tokens} for tokens in (512, 1024, 4096)]
+    rows: list[dict[str, Any]] = []
+    for name, size in (("mmlu", 10), ("hellaswag", 60)):
+        workload = LOGLIKELIHOOD[name]
+        requests = workload.make(args.data, args.size or size)
+        seconds: list[list[float]] = [[] for _ in settings]
+        for _ in range(args.pairs):
+            for kept, setting in zip(seconds, settings, strict=True):
+                ours.engine.tile_cost = TileCost(
+                    built_in.call * setting["call"], built_in.pair, built_in.merge
+                )
+                ours._budget = Budget(setting["tokens"])
+                kept.append(paired.ask(ours, workload.kind, requests)[1])
+        default = seconds[settings.index({"call": 1, "tokens": 2048})]
+        for kept, setting in zip(seconds, settings, strict=True):
+            ratios = [one / other for one, other in zip(kept, default, strict=True)]
+            ratio = round(statistics.median(ratios), 3)
+            rows.append({"workload": name, **setting, "seconds_ratio": ratio})
+    ours.engine.tile_cost, ours._budget = built_in, Budget(ours.engine.info.max_batch_tokens)
+    return rows
+
+
 EXTRA = {
+    "plan_cost": measure_plan_cost,
     "planning": measure_planning,
     "growth": measure_growth,
     "bfloat16": measure_bfloat16,
@@ -244,7 +282,7 @@ def main() -> None:
     rows = args.row or [*LOGLIKELIHOOD, *EXTRA]
     result["rows"] = [measure_row(name, args, ours, peer) for name in rows if name not in EXTRA]
     result |= {name: EXTRA[name](args, models, ours, peer) for name in rows if name in EXTRA}
-    path = (args.output or RESULTS) / "loglikelihood_cpu.json"
+    path = (args.output or RESULTS) / f"loglikelihood_{args.device}.json"
     write_result(path, paired.joined(path, result, LOGLIKELIHOOD))
     if any(row["tokens_forwarded"] != row["tokens_minimum"] for row in result["rows"]):
         sys.exit(1)

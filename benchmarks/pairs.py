@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
     from workloads import Workload
 
-CHECKPOINT = "bench-70m"
-
 
 class Models(NamedTuple):
-    """The two directories that are compared."""
+    """The two directories that are compared, and where they run."""
 
     exl2: Path
     decoded: Path
+    device: str
+    dtype: str
 
 
 def add_arguments(parser: argparse.ArgumentParser, rows: Iterable[str]) -> None:
@@ -43,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser, rows: Iterable[str]) -> None:
     parser.add_argument("--row", choices=list(rows), action="append", help="default: all")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda for engine exllamav2")
+    parser.add_argument("--shape", default="bench-70m", help="of synthetic.py")
     parser.add_argument("--size", type=int, help="documents per row, to try things")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/")
 
@@ -58,9 +60,11 @@ def prepare(args: argparse.Namespace) -> Models:
 
     torch.set_num_threads(args.threads)
     args.data = args.data.resolve()
-    models = Models(args.models / CHECKPOINT, args.models / f"{CHECKPOINT}-decoded")
+    models = Models(
+        args.models / args.shape, args.models / f"{args.shape}-decoded", args.device, dtype_on(args)
+    )
     if not models.exl2.exists():
-        shape = synthetic.SHAPES[CHECKPOINT]
+        shape = synthetic.SHAPES[args.shape]
         tokenizer = synthetic.train_tokenizer(training_text(args.data), shape.sizes.vocab_size)
         synthetic.write_checkpoint(
             shape,
@@ -75,19 +79,25 @@ def prepare(args: argparse.Namespace) -> Models:
     return models
 
 
+def dtype_on(args: argparse.Namespace) -> str:
+    """Return what both compute in: float32 on a CPU, float16 on a card."""
+    return "float32" if args.device == "cpu" else "float16"
+
+
 def load_ours(models: Models, **options: Any) -> Any:
-    """Load the EXL2 checkpoint in float32 on the CPU, unless told otherwise."""
+    """Load the EXL2 checkpoint; engine and dtype are the defaults of the device."""
     from lm_eval_exl2.lm import Exl2LM
 
-    chosen: dict[str, Any] = {"device": "cpu", "dtype": "float32", "disable_tqdm": True} | options
+    chosen: dict[str, Any] = {"device": models.device, "disable_tqdm": True} | options
     return Exl2LM(str(models.exl2), **chosen)
 
 
 def load_peer(models: Models) -> Any:
-    """Load the decoded weights with the harness's `hf` model, float32 on the CPU."""
+    """Load the decoded weights with the harness's `hf` model."""
     from lm_eval.models.huggingface import HFLM
 
-    return HFLM(pretrained=str(models.decoded), device="cpu", dtype="float32", batch_size=1)
+    place: dict[str, Any] = {"device": models.device, "dtype": models.dtype}
+    return HFLM(pretrained=str(models.decoded), batch_size=1, **place)
 
 
 def ask(lm: Any, kind: str, requests: Sequence[Any]) -> tuple[list[Any], float]:
@@ -160,11 +170,14 @@ def header(args: argparse.Namespace, script: str) -> dict[str, Any]:
     words = [f"python benchmarks/{script} --data DATA --models MODELS"]
     words += [f"--pairs {args.pairs}"] if args.pairs != 5 else []
     words += [f"--size {args.size}"] if args.size else []
+    if args.device != "cpu":
+        words += [f"--device {args.device} --shape {args.shape}"]
     return {
         **environment(),
         "threads": args.threads,
-        "checkpoint": CHECKPOINT,
-        "dtype": "float32",
+        "checkpoint": args.shape,
+        "device": args.device,
+        "dtype": dtype_on(args),
         "peer": "lm_eval hf, decoded weights, logits_cache on, its best batch size",
         "command": " ".join(words),
     }

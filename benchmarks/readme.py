@@ -1,4 +1,4 @@
-"""Write the README's generated parts from the code and the committed results, or check them.
+"""Write the READMEs' generated parts from the code and the committed results, or check them.
 
     python benchmarks/readme.py            # write
     python benchmarks/readme.py --check    # exit 1 if README.md does not agree
@@ -111,21 +111,188 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
+def _result(name: str) -> dict[str, Any] | None:
+    path = RESULTS / name
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _million(count: int) -> str:
+    return f"{count / 1e6:.2f} M" if count >= 1e5 else f"{count:,}"
+
+
+def _measured(found: dict[str, Any]) -> str:
+    """Return where a result comes from."""
+    dates = sorted({row.get("date", found["date"]) for row in found["rows"]})
+    commits = sorted({row.get("commit", found["commit"])[:8] for row in found["rows"]})
+    return (
+        f"Measured on {', '.join(dates)} at {', '.join(commits)}: {found['machine']}, "
+        f"{found['threads']} threads, {found['dtype']}, torch {found['versions']['torch']}, "
+        f"lm_eval {found['versions']['lm_eval']}. `{found['command']}`"
+    )
+
+
+def speed_table() -> str:
+    """Return how much faster than `hf` each workload is."""
+    rows = [
+        "| workload | requests | tokens: `hf` | exl2 | seconds: `hf` | exl2 | ratio |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    notes: list[str] = []
+    for name in ("loglikelihood_cpu.json", "generation_cpu.json"):
+        found = _result(name)
+        if not found:
+            continue
+        for row in found["rows"]:
+            peer = row.get("tokens_peer", row["tokens_requested"])
+            rows.append(
+                f"| {row['title']} | {row['requests']:,} | {_million(peer)} | "
+                f"{_million(row['tokens_forwarded'])} | {row['peer_seconds']:.1f} | "
+                f"{row['seconds']:.1f} | **{row['ratio']:.1f}** |"
+            )
+        notes.append(_measured(found))
+    return (
+        "\n".join([*rows, "", *(f"{note}  " for note in notes)]) if notes else "Not measured yet."
+    )
+
+
+def loglikelihood_table() -> str:
+    """Return tokens and seconds of the log-likelihood rows, every pair shown."""
+    found = _result("loglikelihood_cpu.json")
+    if not found:
+        return "Not measured yet."
+    rows = [
+        "| row | one by one | `hf` | identical contexts shared | tree, least | forwarded |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in found["rows"]:
+        keys = ("requested", "peer", "shared_contexts", "minimum", "forwarded")
+        counts = " | ".join(f"{row[f'tokens_{key}']:,}" for key in keys)
+        rows.append(f"| {row['title']} | {counts} |")
+    rows += ["", *_pairs_table(found)]
+    rows += [
+        "",
+        "| row | largest difference | greedy flags that differ | tokenization | `hf`'s | layers "
+        "| head | everything else |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in found["rows"]:
+        parts = row["parts"]
+        rows.append(
+            f"| {row['title']} | {row['largest_difference']:.1e} | {row['greedy_flags_differ']} | "
+            f"{parts['tokenization']:.2f} s | {parts['peer_tokenization']:.2f} s | "
+            f"{parts['layers']:.2f} s | {parts['head']:.2f} s | {parts['other']:.2f} s "
+            f"({parts['other_share']:.1%}) |"
+        )
+    return "\n".join([*rows, "", _measured(found)])
+
+
+def _pairs_table(found: dict[str, Any]) -> list[str]:
+    rows = [
+        "| row | ratio, median | pairs (seconds exl2 / `hf`) | `hf` batch size |",
+        "| --- | ---: | --- | ---: |",
+    ]
+    for row in found["rows"]:
+        pairs = ", ".join(f"{ours:.1f} / {peer:.1f}" for ours, peer in row["pairs"])
+        rows.append(
+            f"| {row['title']} | **{row['ratio']:.2f}** | {pairs} | {row['peer_batch_size']} |"
+        )
+    return rows
+
+
+def generation_table() -> str:
+    """Return tokens and seconds of generation."""
+    found = _result("generation_cpu.json")
+    if not found:
+        return "Not measured yet."
+    rows = _pairs_table(found)
+    for row in found["rows"]:
+        rows += [
+            "",
+            f"{row['title']}: {row['requests']} requests, {row['tokens_produced']:,} tokens "
+            f"produced; prompt positions forwarded {row['prompt_tokens_forwarded']:,}, least "
+            f"{row['prompt_tokens_minimum']:,}; texts equal to `hf`'s: {row['texts_equal']} of "
+            f"{row['requests']}.",
+        ]
+    return "\n".join([*rows, "", _measured(found)])
+
+
+def load_table() -> str:
+    """Return seconds and memory of loading."""
+    found = _result("load_cpu.json")
+    if not found:
+        return "Not measured yet."
+    rows = [
+        "| | load | memory loaded | while loading | scoring adds | bound of the formula |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in found["rows"]:
+        bound = f"{row['bound_mib']:,.0f} MiB" if "bound_mib" in row else ""
+        rows.append(
+            f"| {row['title']} | {row['load_seconds']:.1f} s | {row['loaded_mib']:,.0f} MiB | "
+            f"{row['load_peak_mib']:,.0f} MiB | {row['score_mib']:,.0f} MiB | {bound} |"
+        )
+    return "\n".join([*rows, "", _measured(found)])
+
+
+def planning_text() -> str:
+    """Return what planning costs, how cost grows, what bfloat16 and other plans do."""
+    found = _result("loglikelihood_cpu.json") or {}
+    lines: list[str] = []
+    if plan := found.get("planning"):
+        lines.append(
+            f"- **Planning** all {plan['requests']:,} MMLU requests there are "
+            f"({_million(plan['tokens_requested'])} tokens): tree {plan['tree_seconds']:.2f} s, "
+            f"{plan['chunks']} chunks and their tiles {plan['plan_seconds']:.2f} s; tokenizing "
+            f"{plan['tokenization_seconds']:.1f} s, `hf` {plan['peer_tokenization_seconds']:.1f} s."
+        )
+    if growth := found.get("growth"):
+        lines.append(
+            f"- **Growth:** HellaSwag with {growth['requests'][1]:,} requests takes "
+            f"{growth['seconds_ratio']:.2f} times as long as with {growth['requests'][0]:,}, for "
+            f"{growth['tokens_ratio']:.2f} times the tokens."
+        )
+    lines += [
+        f"- **bfloat16**, {row['title']}: {row['ratio']:.2f} times the speed of float32; "
+        f"log-likelihoods move by {row['mean_difference']:.3f} on average, "
+        f"{row['largest_difference']:.3f} at most; "
+        f"{row['greedy_flags_differ']} greedy flags differ."
+        for row in found.get("bfloat16", [])
+    ]
+    if costs := found.get("plan_cost"):
+        shown = "; ".join(
+            f"{row['workload']}, calls x {row['call']:g}, {row['tokens']} tokens: "
+            f"{row['seconds_ratio']:.2f}"
+            for row in costs
+        )
+        lines.append(f"- **Other plans**, seconds relative to the built-in one: {shown}.")
+    return "\n".join(lines) or "Not measured yet."
+
+
 PARTS = {
-    "tokens": tokens_sentence,
-    "options": options_table,
-    "architectures": architectures_list,
-    "parity": parity_table,
-    "gpu": gpu_table,
+    README: {
+        "tokens": tokens_sentence,
+        "speed": speed_table,
+        "options": options_table,
+        "architectures": architectures_list,
+        "parity": parity_table,
+        "gpu": gpu_table,
+    },
+    ROOT / "benchmarks" / "README.md": {
+        "loglikelihood": loglikelihood_table,
+        "planning": planning_text,
+        "generation": generation_table,
+        "load": load_table,
+    },
 }
 
 
-def rendered(text: str) -> str:
-    """Return the README with every generated part renewed."""
-    for name, make in PARTS.items():
+def rendered(path: Path) -> str:
+    """Return a file with every generated part renewed."""
+    text = path.read_text()
+    for name, make in PARTS[path].items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if not pattern.search(text):
-            raise SystemExit(f"README.md has no part <!-- {name} -->")
+            raise SystemExit(f"{path.name} has no part <!-- {name} -->")
         start, end = (f"<!-- {name} -->\n", f"<!-- /{name} -->")
         text = pattern.sub("".join([start, make().replace("\\", r"\\"), "\n", end]), text)
     return text
@@ -136,14 +303,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    before = README.read_text()
-    after = rendered(before)
-    if args.check:
-        if before != after:
-            print("README.md does not agree with code and results: run benchmarks/readme.py")
+    for path in PARTS:
+        after = rendered(path)
+        if not args.check:
+            path.write_text(after)
+        elif path.read_text() != after:
+            where = path.relative_to(ROOT)
+            print(f"{where} does not agree with code and results: run benchmarks/readme.py")
             sys.exit(1)
-        return
-    README.write_text(after)
 
 
 if __name__ == "__main__":

@@ -29,12 +29,14 @@ def main() -> None:
     args = parser.parse_args()
     here = Path(__file__).parent
     for script, rows in SCRIPTS.items():
+        if script == "load.py" and args.device != "cpu":
+            continue  # it counts the memory of the process
         chosen = [row for row in args.row or rows if row in rows]
         if not chosen:
             continue
         words = [sys.executable, str(here / script), "--data", str(args.data)]
         words += ["--models", str(args.models), "--pairs", str(args.pairs)]
-        words += ["--threads", str(args.threads)]
+        words += ["--threads", str(args.threads), "--device", args.device, "--shape", args.shape]
         words += ["--size", str(args.size)] if args.size else []
         words += ["--output", str(args.output)] if args.output else []
         for row in chosen if args.row else []:

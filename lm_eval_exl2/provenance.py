@@ -63,6 +63,7 @@ def describe(
         "engine_version": info.version,
         "engine_device": info.device,
         "attention": info.attention,
+        "threads": info.threads,
         "weight_memory": options.weight_memory,
         "max_batch_tokens": info.max_batch_tokens,
         "seed": options.seed,

@@ -117,7 +117,10 @@ class EngineInfo:
     """Tokens per forward that it has room for."""
     position_limit: int | None = None
     """Most positions it can compute at all; None where positions can be extrapolated."""
+    threads: int | None = None
+    """Of a CPU; None elsewhere."""
     details: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Settings that change answers."""
 
 
 @dataclass(slots=True)

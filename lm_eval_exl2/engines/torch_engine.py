@@ -22,6 +22,7 @@ from lm_eval_exl2.engines.model_config import (
 )
 from lm_eval_exl2.engines.packed_linear import PackedLinear
 from lm_eval_exl2.engines.target_scores import HeadPart
+from lm_eval_exl2.engines.threads import set_threads
 from lm_eval_exl2.engines.torch_loading import load_model, resolve_device, resolve_dtype
 from lm_eval_exl2.engines.tree_attention import UsingStep
 from lm_eval_exl2.engines.tree_engine import TreeEngine
@@ -101,6 +102,7 @@ class TorchEngine(TreeEngine):
             parameters=_count_parameters(self.model),
             position_limit=position_limit(self._config),
             max_batch_tokens=max_batch_tokens,
+            threads=set_threads() if self.device.type == "cpu" else None,
             details=config.details,
         )
 
