@@ -106,6 +106,7 @@ class RowKeys:
         """
         self.lengths = [len(part) for part in entries]
         self.active = list(range(len(entries)))
+        self._places: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
         capacity = max(self.lengths) + _ROOM
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         for layer, keys, values in buffer.layers():
@@ -131,22 +132,39 @@ class RowKeys:
             keys: One per active row (1, G, active rows, D).
             values: Like `keys`.
         """
-        places = [self.lengths[slot] for slot in self.active]
         stored = self._layers[layer]
-        if max(places) >= stored[0].shape[2]:
+        if max(self.lengths[slot] for slot in self.active) >= stored[0].shape[2]:
             stored = (_widened(stored[0]), _widened(stored[1]))
             self._layers[layer] = stored
-        stored[0][self.active, :, places] = keys[0].transpose(0, 1)
-        stored[1][self.active, :, places] = values[0].transpose(0, 1)
+        rows, places = self._next_places(keys.device)
+        stored[0][rows, :, places] = keys[0].transpose(0, 1)
+        stored[1][rows, :, places] = values[0].transpose(0, 1)
         return stored
+
+    def _next_places(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return where the next entries go, made once per step and device."""
+        if device not in self._places:
+            ends = [self.lengths[slot] for slot in self.active]
+            self._places[device] = (
+                torch.tensor(self.active, device=device),
+                torch.tensor(ends, device=device),
+            )
+        return self._places[device]
 
     def commit(self, count: int) -> None:
         """Make the last written entries, one per active row, permanent."""
         for slot in self.active:
             self.lengths[slot] += 1
+        self._places.clear()
+
+    def stay(self, active: list[int]) -> None:
+        """Let only the given rows go on."""
+        self.active = active
+        self._places.clear()
 
     def compact(self) -> None:
         """Give up the places of rows that are not active."""
+        self._places.clear()
         for layer, (keys, values) in self._layers.items():
             self._layers[layer] = keys[self.active], values[self.active]
         self.lengths = [self.lengths[slot] for slot in self.active]

@@ -90,7 +90,7 @@ class Group:
     def retire(self, kept: set[int]) -> None:
         """Let rows go that are not among those with the given identities."""
         own = self.own
-        own.active = [slot for slot in own.active if id(self.rows[slot]) in kept]
+        own.stay([slot for slot in own.active if id(self.rows[slot]) in kept])
         # Giving up places costs a copy: worth it once half of them are of no use.
         if 0 < len(own.active) <= own.rows // 2:
             self.rows, self.row_numbers = self.active_rows, self.numbers
