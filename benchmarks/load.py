@@ -68,7 +68,7 @@ def child(name: str, args: argparse.Namespace) -> dict[str, float]:
 
     from lm_eval_exl2.lm import Exl2LM  # noqa: F401
 
-    requests = LOGLIKELIHOOD["mmlu"].make(args.data, args.size or 8)
+    requests = LOGLIKELIHOOD["mmlu"].make(args.data, args.size or 2)
     before = resident()
     begin = time.perf_counter()
     if name in ("decoded", "packed"):
