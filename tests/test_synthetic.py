@@ -1,11 +1,10 @@
 """Synthetic checkpoints have the dimensions of the real ones and load like them."""
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import pytest
+import synthetic
 import torch
 import transformers
 from tiny_models import logits
@@ -14,12 +13,6 @@ from lm_eval_exl2.checkpoint import Checkpoint
 from lm_eval_exl2.checkpoint.architectures import linear_size
 from lm_eval_exl2.checkpoint.export import dequantize_directory
 from lm_eval_exl2.checkpoint.summary import summarise
-
-_PATH = Path(__file__).parent.parent / "benchmarks" / "synthetic.py"
-_SPEC = importlib.util.spec_from_file_location("synthetic", _PATH)
-synthetic = importlib.util.module_from_spec(_SPEC)
-sys.modules["synthetic"] = synthetic  # dataclasses look their module up
-_SPEC.loader.exec_module(synthetic)
 
 TINY = synthetic.Shape(synthetic.Sizes(128, 2, 2, 1, 64, 256, 320, 0), 64)
 

@@ -145,7 +145,7 @@ def split_into_groups(rows: Sequence[Row], buffer: KeyValueBuffer, keys: TreeKey
 
     Args:
         rows: In preorder of their leaves.
-        buffer: Holds the prompts; becomes the trunk.
+        buffer: Holds the prompts; not needed afterwards.
         keys: Entries of the buffer, in preorder.
     """
     leaves = torch.tensor([row.leaf for row in rows], device=keys.positions.device)[:, None]
@@ -165,7 +165,8 @@ def split_into_groups(rows: Sequence[Row], buffer: KeyValueBuffer, keys: TreeKey
     in_trunk_K = torch.zeros(len(counts), dtype=torch.bool, device=keys.positions.device)
     in_trunk_K[kept] = True
     groups: list[Group] = []
-    trunk = Trunk(buffer, shared, keys.depths[in_trunk_K])
+    trunk_entries = torch.nonzero(in_trunk_K).flatten()
+    trunk = Trunk(buffer.copy_of(trunk_entries), shared, keys.depths[trunk_entries])
     for first in range(0, len(rows), _GROUP_ROWS):
         some = list(rows[first : first + _GROUP_ROWS])
         entries = [
@@ -175,7 +176,6 @@ def split_into_groups(rows: Sequence[Row], buffer: KeyValueBuffer, keys: TreeKey
         own = RowKeys(buffer, entries)
         depths = [keys.depths[part] for part in entries]
         groups.append(Group(trunk, some, list(range(first, first + len(some))), own, depths))
-    buffer.keep(torch.nonzero(in_trunk_K).flatten())
     return groups
 
 
