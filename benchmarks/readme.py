@@ -66,7 +66,7 @@ def parity_table() -> str:
         "A log-likelihood L may differ by max(1e-4, 1e-6 · |L|); accuracies, greedy flags and text "
         "must be equal.",
     ]
-    rows += ["", f"Measured on {found['date']}: `{found['command']}`."]
+    rows += ["", f"Measured on {found['date']} at {found['commit'][:8]}: `{found['command']}`."]
     return "\n".join(rows)
 
 
