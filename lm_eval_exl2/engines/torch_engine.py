@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 _CPU_HEAD_WIDTH = 4096
 _CPU_HEAD_ELEMENTS = 1 << 21
 
-# An attention call costs as much as so many pairs of queries and keys of one head of size 1 (40
-# microseconds at 25 billion of them a second). A tenth or ten times of it moves speed by a tenth at
-# most, so it is not measured at load: the same requests give the same plan on every machine.
+# An attention call costs as much as so many pairs of queries and keys, heads of total size 1: 40
+# microseconds at 25 billion of them a second. Half to four times of it moved speed by less than
+# the noise, so it is not measured at load: the same requests give the same plan every time.
 _CALL_PAIRS = 1e6
 
 
