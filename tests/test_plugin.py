@@ -26,7 +26,7 @@ def test_importing_the_package_loads_neither_torch_nor_the_harness():
     code = (
         "import sys, lm_eval_exl2, lm_eval_exl2.plugin, lm_eval_exl2.options, lm_eval_exl2.plan,"
         " lm_eval_exl2.prefix_tree, lm_eval_exl2.records, lm_eval_exl2.stops, lm_eval_exl2.cli,"
-        " lm_eval_exl2.scoring, lm_eval_exl2.engines.scripted\n"
+        " lm_eval_exl2.scoring, lm_eval_exl2.tiles, lm_eval_exl2.engines.scripted\n"
         "heavy = ['torch', 'transformers', 'lm_eval', 'ray', 'exllamav2', 'numpy']\n"
         "print([name for name in heavy if name in sys.modules])"
     )
