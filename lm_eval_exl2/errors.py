@@ -35,3 +35,7 @@ class EngineMemoryError(Exl2EvalError, RuntimeError):
 
 class ScoreError(Exl2EvalError, RuntimeError):
     """The model produced something that must not become a score (NaN, infinity)."""
+
+
+class SandboxError(Exl2EvalError, RuntimeError):
+    """Model-written programs cannot be run here in a sandbox that holds what it must."""

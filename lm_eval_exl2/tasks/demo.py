@@ -1,7 +1,8 @@
 """Loads the demo tasks' documents from the installed package, without a network.
 
-Called by the harness for `custom_dataset:` in `task_configs/demo`. It only reads the files that
-`lm_eval_exl2.demo.train` wrote; scoring is the harness's own.
+Called by the harness for `custom_dataset:` in YAMLs under `task_configs`. It only reads files of
+`lm_eval_exl2/demo/data`: those that `lm_eval_exl2.demo.train` wrote, and problems in the shape of
+HumanEval and MBPP that were written for this package.
 """
 
 # `datasets` ships without types:
@@ -64,6 +65,30 @@ def stories(**_metadata: object) -> "dict[str, Dataset]":
         Documents with `text`, by split.
     """
     return _splits("stories", "test")
+
+
+def humaneval(**_metadata: object) -> "dict[str, Dataset]":
+    """Load twelve problems with HumanEval's fields: split `test` only.
+
+    Args:
+        **_metadata: As in `facts`.
+
+    Returns:
+        Documents with `task_id`, `prompt`, `canonical_solution`, `test`, `entry_point`, by split.
+    """
+    return _splits("humaneval", "test")
+
+
+def mbpp(**_metadata: object) -> "dict[str, Dataset]":
+    """Load five problems with MBPP's fields, and four examples: splits `test` and `prompt`.
+
+    Args:
+        **_metadata: As in `facts`.
+
+    Returns:
+        Documents with `task_id`, `text`, `code`, `test_list` and `test_setup_code`, by split.
+    """
+    return _splits("mbpp", "test", "prompt")
 
 
 def _splits(task: str, *names: str) -> "dict[str, Dataset]":

@@ -1,0 +1,238 @@
+"""The sandbox: verdicts on honest programs, what crosses, levels, and the end of the harness."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from lm_eval_exl2.errors import SandboxError
+from lm_eval_exl2.sandbox import Outcome, Program, Sandbox, launch, pool, self_test
+from lm_eval_exl2.sandbox.bubblewrap import bubblewrap_command
+from lm_eval_exl2.sandbox.judge import judge
+from lm_eval_exl2.sandbox.runtime import Runtime, find_runtime
+
+pytestmark = [
+    pytest.mark.sandbox,
+    pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's"),
+]
+
+
+@cache
+def sandbox():
+    return Sandbox()
+
+
+def outcome(source, tests, **arguments):
+    (verdict,) = sandbox().judge(
+        [Program(textwrap.dedent(source), textwrap.dedent(tests), **arguments)]
+    )
+    assert verdict.outcome is not Outcome.SANDBOX_ERROR, verdict
+    return verdict.outcome
+
+
+ADD = "def add(a, b):\n    return a + b\n"
+
+
+def test_a_right_program_passes_and_a_wrong_one_fails():
+    assert outcome(ADD, "assert add(2, 3) == 5") is Outcome.PASSED
+    assert outcome(ADD, "assert add(2, 3) == 6") is Outcome.FAILED
+
+
+def test_verdicts_come_in_the_order_of_the_programs():
+    programs = [Program(f"x = {n}", "assert x % 3 == 0") for n in range(12)]
+    verdicts = [verdict.outcome for verdict in sandbox().judge(programs)]
+    assert verdicts == [Outcome.FAILED if n % 3 else Outcome.PASSED for n in range(12)]
+
+
+def test_a_name_the_program_does_not_define_is_a_failure():
+    assert outcome("", "assert add(2, 3) == 5") is Outcome.FAILED
+
+
+def test_exceptions_cross_as_the_nearest_builtin_one():
+    source = """
+        class Odd(KeyError): pass
+        def find(key): raise Odd('no ' + key)
+        def leave(): raise SystemExit(0)
+    """
+    tests = """
+        try:
+            find('x')
+        except KeyError as error:
+            assert 'no x' in str(error)
+        else:
+            raise AssertionError
+        try:
+            leave()
+        except RuntimeError as error:
+            assert 'SystemExit' in str(error)
+    """
+    assert outcome(source, tests) is Outcome.PASSED
+
+
+def test_tests_reach_functions_classes_attributes_and_iterators():
+    source = """
+        counter = 7
+        class Node:
+            def __init__(self, key):
+                self.key, self.left = key, None
+            def __str__(self): return f'<{self.key}>'
+            def __float__(self): return self.key / 2
+            def __len__(self): return self.key
+            def __getitem__(self, place): return place + self.key
+        def keys(node): return [node.key] + (keys(node.left) if node.left else [])
+        def evens(n): yield from range(0, n, 2)
+        def adder(a): return lambda b: a + b
+    """
+    tests = """
+        root = Node(3)
+        root.left = Node(4)
+        assert keys(root) == [3, 4]
+        assert root.left.key == 4
+        assert str(root) == '<3>' and float(root) == 1.5 and len(root) == 3 and root[1] == 4
+        assert list(evens(5)) == [0, 2, 4] and next(evens(5)) == 0 and 4 in evens(5)
+        assert adder(2)(3) == 5
+        assert counter == 7
+        assert Node(1) != Node(1) and root == root
+    """
+    assert outcome(source, tests) is Outcome.PASSED
+
+
+def test_arguments_are_copies():
+    source = "def clear(items):\n    items.clear()\n    return items"
+    tests = "items = [1]\nassert clear(items) == []\nassert items == [1]"
+    assert outcome(source, tests) is Outcome.PASSED
+
+
+def test_helpers_are_the_tests_own_except_for_the_names_given():
+    helpers = "def double(n):\n    return 2 * n\n\ndef add(a, b):\n    pass\n"
+    program = ADD + "def double(n):\n    return 0\n"
+    tests = "assert add(1, 1) == double(1) == 2"
+    assert outcome(program, tests, helpers=helpers, names=("add",)) is Outcome.PASSED
+
+
+def test_a_module_that_the_program_imported_is_the_real_one_to_the_tests():
+    source = "import math\nmath.isclose = lambda *a: True\ndef half(n): return n"
+    assert outcome(source, "assert math.isclose(half(4), 2)") is Outcome.FAILED
+    assert (
+        outcome("import math\ndef half(n): return n / 2", "assert math.isclose(half(4), 2)")
+        is Outcome.PASSED
+    )
+    assert outcome("def half(n): return n / 2", "assert math.isclose(half(4), 2)") is Outcome.FAILED
+
+
+def test_tests_that_swallow_exceptions_do_not_hide_a_dead_program():
+    tests = "try:\n    add(1, 2)\nexcept:\n    pass"
+    assert outcome("import os\ndef add(a, b): os._exit(0)", tests) is Outcome.FAILED
+
+
+def test_numpy_can_be_used():
+    source = "import numpy as np\ndef total(x): return np.array(x).sum()"
+    assert outcome(source, "assert total([1, 2]) == 3") is Outcome.PASSED
+
+
+def test_the_order_of_sets_is_the_same_in_every_run():
+    source = "def letters(): return list(set('quantization'))"
+    (verdict,) = sandbox().judge([Program(source, "raise ValueError(letters())")])
+    (again,) = sandbox().judge([Program(source, "raise ValueError(letters())")])
+    assert verdict.message == again.message
+
+
+def test_a_test_that_passes_a_function_is_a_sandbox_error_and_not_a_wrong_answer():
+    (verdict,) = sandbox().judge([Program("def f(g): return g(1)", "assert f(lambda n: n) == 1")])
+    assert verdict.outcome is Outcome.SANDBOX_ERROR
+    assert "function" in verdict.message
+
+
+def test_the_time_limit_is_four_times_the_reference_and_at_least_four_seconds():
+    slow = Program("import time\ntime.sleep(1.2)\nx = 1", "assert x == 1")
+    fast = Program("x = 1", "assert x == 1")
+    limits, verdicts = sandbox().measure([slow, fast])
+    assert 4.5 <= limits[0] < 60  # its sleep of 1.2 s may begin a little before the clock
+    assert limits[1] == pool.MIN_LIMIT_S
+    assert [verdict.outcome for verdict in verdicts] == [Outcome.PASSED] * 2
+
+
+def test_a_process_that_does_not_start_is_a_sandbox_error():
+    runtime = find_runtime()
+    missing = Runtime("/no/such/python", (), (), (), (), runtime.paths, {})
+    verdict = judge(Program("", ""), launch.Launcher("none", missing), limit_s=1.0)
+    assert verdict.outcome is Outcome.SANDBOX_ERROR
+    assert "/no/such/python" in verdict.message
+
+
+def test_the_self_test_notices_a_sandbox_that_does_not_hold():
+    leaks = self_test.find_leaks(launch.Launcher("none", find_runtime()))
+    assert any("read a file" in leak for leak in leaks)
+    assert any("write files" in leak for leak in leaks)
+
+
+def test_no_level_at_all_is_refused_with_the_reasons(monkeypatch):
+    monkeypatch.setattr(pool, "find_leaks", lambda launcher: [f"{launcher.level} leaks"])
+    monkeypatch.setattr(pool, "_missing", lambda level: "")
+    with pytest.raises(SandboxError, match=r"bubblewrap leaks.*landlock leaks.*confirm_run_unsafe"):
+        Sandbox()
+    with pytest.raises(SandboxError, match="expected auto, bubblewrap"):
+        Sandbox("docker")
+
+
+def test_none_is_never_chosen_and_only_asked_for():
+    assert sandbox().level != "none"
+    open_sandbox = Sandbox("none")
+    assert open_sandbox.level == "none"
+    assert open_sandbox.judge([Program("x = 1", "assert x == 1")])[0].outcome is Outcome.PASSED
+
+
+def test_root_keeps_only_the_right_to_become_nobody_in_bubblewrap():
+    command = bubblewrap_command("bwrap", find_runtime(), as_root=True)
+    kept = [command[place + 1] for place, word in enumerate(command) if word == "--cap-add"]
+    assert kept == ["CAP_SETUID", "CAP_SETGID"]
+    assert "--unshare-user" in bubblewrap_command("bwrap", find_runtime(), as_root=False)
+    assert "--proc" not in command
+
+
+@pytest.mark.parametrize("level", ["landlock", "bubblewrap"])
+def test_nothing_is_left_after_the_harness_is_killed(level):
+    try:
+        Sandbox(level)
+    except SandboxError as error:
+        pytest.skip(str(error))
+    code = (
+        "from lm_eval_exl2.sandbox import *\n"
+        f"Sandbox({level!r}).judge([Program('while True: pass', '')] * 4, limits_s=[600] * 4)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], start_new_session=True) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while len(spinning := find_spinning(process.pid)) < 2 and time.monotonic() < deadline:
+                time.sleep(0.1)
+        finally:
+            process.kill()
+    assert len(spinning) >= 2
+    deadline = time.monotonic() + 10
+    while any(map(exists, spinning)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(exists, spinning))
+
+
+def exists(process):
+    return Path(f"/proc/{process}").exists()
+
+
+def find_spinning(parent):
+    """Processes below one that have used the processor for a fifth of a second."""
+    rows = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            pid, rest = stat.read_text().split(" (", 1)
+            fields = rest.rpartition(") ")[2].split()
+            rows.append((int(pid), int(fields[1]), int(fields[11]) / os.sysconf("SC_CLK_TCK")))
+    below = {parent}
+    for _ in range(4):
+        below |= {pid for pid, ppid, _ in rows if ppid in below}
+    return [pid for pid, _, seconds in rows if pid in below - {parent} and seconds > 0.2]
