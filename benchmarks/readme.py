@@ -234,6 +234,39 @@ def load_table() -> str:
     return "\n".join([*rows, "", _measured(found)])
 
 
+def sandbox_table() -> str:
+    """Return what became of the corpus and of HumanEval's solutions at each level."""
+    found = _result("sandbox")
+    if found is None:
+        return "Not measured yet."
+    rows = [
+        "| level | as | corpus | fakes | effects | hangs | canonical passed | wrong failed "
+        "| mutants as `code_eval` | programs/s |",
+        "| --- | --- | " + "---: | " * 8,
+    ]
+    rows[1] = rows[1].rstrip()
+    for row in found["rows"]:
+        user = row["user"] + (", in a container" if row["container"] else "")
+        rows.append(
+            f"| {row['level']} | {user} | {row['programs']} | {row['fakes']} | {row['effects']} "
+            f"| {row['hangs']} | {row['canonical_passed']} of {row['canonical']} "
+            f"| {row['wrong_failed']} of {row['wrong']} "
+            f"| {row['mutants_agreeing']} of {row['mutants']} | {row['programs_per_second']} |"
+        )
+    if peer := found["code_eval"]:
+        rows += [
+            "",
+            f"HF's `code_eval`: {peer['canonical_passed']} canonical solutions passed, "
+            f"{peer['programs_per_second']} programs/s.",
+        ]
+    rows += [
+        "",
+        f"Measured on {found['date']} at {found['commit'][:8]}: {found['machine']}. "
+        f"`{found['command']}`",
+    ]
+    return "\n".join(rows)
+
+
 def planning_text() -> str:
     """Return what planning costs, how cost grows, what bfloat16 and other plans do."""
     found = _result("loglikelihood_cpu.json") or {}
@@ -279,6 +312,7 @@ PARTS = {
     },
     ROOT / "benchmarks" / "README.md": {
         "loglikelihood": loglikelihood_table,
+        "sandbox": sandbox_table,
         "planning": planning_text,
         "generation": generation_table,
         "load": load_table,

@@ -126,6 +126,18 @@ def test_a_module_that_the_program_imported_is_the_real_one_to_the_tests():
     assert outcome("def half(n): return n / 2", "assert math.isclose(half(4), 2)") is Outcome.FAILED
 
 
+@pytest.mark.parametrize("names", [(), ("select",)])
+def test_a_function_named_like_a_module_is_the_programs(names):
+    source = "def select(items):\n    return items[0]"
+    assert outcome(source, "assert select([3, 4]) == 3", names=names) is Outcome.PASSED
+    assert outcome(source, "assert select([3, 4]) == 4", names=names) is Outcome.FAILED
+
+
+def test_a_message_that_cannot_be_printed_is_still_a_failure():
+    source = "def count():\n    return 10 ** 6000"
+    assert outcome(source, "assert count() == 1, count()") is Outcome.FAILED
+
+
 def test_tests_that_swallow_exceptions_do_not_hide_a_dead_program():
     tests = "try:\n    add(1, 2)\nexcept:\n    pass"
     assert outcome("import os\ndef add(a, b): os._exit(0)", tests) is Outcome.FAILED

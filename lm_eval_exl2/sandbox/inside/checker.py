@@ -86,7 +86,7 @@ class Program:
 
     def _number_of(self, value):
         if type(value) is Proxy:
-            return object.__getattribute__(value, "_number")
+            return object.__getattribute__(value, "_sandbox_number")
         raise _Uncrossable(f"a {type(value).__name__}")
 
     def _stop(self, outcome, message):
@@ -97,11 +97,11 @@ class Program:
 class Proxy:
     """An object of the program's, by its number."""
 
-    __slots__ = ("_number", "_program")
+    __slots__ = ("_sandbox_number", "_sandbox_program")
 
     def __init__(self, program, number):
-        object.__setattr__(self, "_program", program)
-        object.__setattr__(self, "_number", number)
+        object.__setattr__(self, "_sandbox_program", program)
+        object.__setattr__(self, "_sandbox_number", number)
 
     def __call__(self, *arguments, **named):
         """Calls the object over there."""
@@ -150,15 +150,15 @@ class Proxy:
     def __eq__(self, other):
         if type(other) is not Proxy:
             return False
-        number = object.__getattribute__(self, "_number")
-        return number == object.__getattribute__(other, "_number")
+        number = object.__getattribute__(self, "_sandbox_number")
+        return number == object.__getattribute__(other, "_sandbox_number")
 
     def __hash__(self):
-        return hash(object.__getattribute__(self, "_number"))
+        return hash(object.__getattribute__(self, "_sandbox_number"))
 
 
 def _ask(proxy, operation, *arguments):
-    program = object.__getattribute__(proxy, "_program")
+    program = object.__getattribute__(proxy, "_sandbox_program")
     return program.ask(operation, proxy, *arguments)
 
 
@@ -190,7 +190,7 @@ def check(job: dict, requests: int, replies: int) -> tuple[str, str]:
 def _describe(error) -> str:
     try:
         return f"{type(error).__name__}: {str(error)[:_MAX_MESSAGE]}"
-    except Stopped:  # the message is a proxy, and the program is gone
+    except BaseException:  # noqa: BLE001 - an integer too long to print, a proxy that is gone
         return type(error).__name__
 
 
@@ -201,16 +201,32 @@ def _run_tests(job, program) -> None:
     code = compile(job["tests"], "<tests>", "exec")
     # A builtin or helper of the same name that the program defines is not taken from it.
     foreign = _names_in(code) - set(names) - set(dir(builtins))
+    modules = _modules_in(job["tests"], foreign - set(job["names"]))
     for name in sorted(foreign | set(job["names"])):
         known, value = program.ask("resolve", name)
         if not known:
             names.pop(name, None)
-        elif name in sys.stdlib_module_names:
-            # `math.isclose(..., expected)` must not ask the program whether it is close.
-            names[name] = __import__(name)
         else:
-            names[name] = value
+            # `math.isclose(..., expected)` must not ask the program whether it is close.
+            names[name] = __import__(name) if name in modules else value
     exec(code, names)
+
+
+def _modules_in(tests: str, names: set[str]) -> set[str]:
+    """Which names are the standard library's modules: used for what is in them, never called."""
+    candidates = names & sys.stdlib_module_names
+    if not candidates:
+        return candidates
+    import ast  # rarely needed, and slow to import
+
+    called, opened = set(), set()
+    for node in ast.walk(ast.parse(tests)):
+        match node:
+            case ast.Call(func=ast.Name(id=name)):
+                called.add(name)
+            case ast.Attribute(value=ast.Name(id=name)):
+                opened.add(name)
+    return candidates & opened - called
 
 
 def _names_in(code) -> set[str]:
