@@ -79,7 +79,7 @@ def test_right_and_wrong_answers_to_humaneval():
 
 
 def test_mbpp_with_classes_and_several_functions():
-    results, _, _, prompts = run("exl2_mbpp_demo", lambda document: document["code"])
+    results, _, _, prompts = run("exl2_mbpp_demo", lambda document: document["code"], num_fewshot=3)
     assert results["pass@1"] == 1.0
     # Three worked examples, from the second of the split on, before the problem.
     assert prompts[0].count("[BEGIN]") == 4
