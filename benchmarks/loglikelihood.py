@@ -258,12 +258,67 @@ def measure_plan_cost(
         for kept, setting in zip(seconds, settings, strict=True):
             ratios = [one / other for one, other in zip(kept, default, strict=True)]
             ratio = round(statistics.median(ratios), 3)
-            rows.append({"workload": name, **setting, "seconds_ratio": ratio})
+            row = {"workload": name, **setting, "runs": args.pairs, "seconds_ratio": ratio}
+            rows.append(row)
     ours.engine.tile_cost, ours._budget = built_in, Budget(ours.engine.info.max_batch_tokens)
     return rows
 
 
+def measure_profile(
+    args: argparse.Namespace, _models: Any, ours: Any, _peer: Any
+) -> dict[str, Any]:
+    """Say where rolling WikiText-2 spends its time, and how fast a bare matrix product is here."""
+    from torch.profiler import ProfilerActivity, profile
+
+    workload = LOGLIKELIHOOD["wikitext"]
+    requests = workload.make(args.data, args.size or 3)
+    before = ours.engine.counts.forwarded
+    _, unwatched = paired.ask(ours, workload.kind, requests)
+    forwarded = ours.engine.counts.forwarded - before
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        _, total = paired.ask(ours, workload.kind, requests)
+    spent = {"matrix products": 0.0, "attention kernel": 0.0}
+    linear = [each for each in ours.engine.model.modules() if isinstance(each, torch.nn.Linear)]
+    # Every position is scored here, so each passes through every matrix, the head's included.
+    operations = 2 * forwarded * sum(each.weight.numel() for each in linear)
+    for event in profiled.key_averages():
+        if event.key in ("aten::mm", "aten::addmm", "aten::bmm"):
+            spent["matrix products"] += event.self_cpu_time_total / 1e6
+        elif "scaled_dot_product" in event.key:
+            spent["attention kernel"] += event.self_cpu_time_total / 1e6
+    return {
+        "workload": workload.title,
+        "requests": len(requests),
+        "seconds": round(unwatched, 3),
+        "seconds_profiled": round(total, 3),
+        "shares": {name: round(seconds / total, 3) for name, seconds in spent.items()},
+        "products_gflops": round(operations / spent["matrix products"] / 1e9, 1),
+        "bare_product_gflops": bare_products(ours),
+    }
+
+
+def bare_products(ours: Any) -> dict[str, float]:
+    """Return GFLOP/s of single products with the model's own shapes, the best of 20 each."""
+    found: dict[str, float] = {}
+    rows = ours.engine.info.max_batch_tokens
+    layer = ours.engine.model.model.layers[0]
+    for name in ("self_attn.q_proj", "mlp.up_proj", "mlp.down_proj"):
+        linear = layer.get_submodule(name)
+        hidden = torch.randn(rows, linear.in_features)
+        seconds = []
+        for _ in range(20):
+            begin = time.perf_counter()
+            linear(hidden)
+            seconds.append(time.perf_counter() - begin)
+        operations = 2 * rows * linear.in_features * linear.out_features
+        found[f"{rows} x {linear.in_features} x {linear.out_features}"] = round(
+            operations / min(seconds) / 1e9, 1
+        )
+    return found
+
+
 EXTRA = {
+    "profile": measure_profile,
     "plan_cost": measure_plan_cost,
     "planning": measure_planning,
     "growth": measure_growth,

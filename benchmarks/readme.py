@@ -124,10 +124,11 @@ def _measured(found: dict[str, Any]) -> str:
     """Return where a result comes from."""
     dates = sorted({row.get("date", found["date"]) for row in found["rows"]})
     commits = sorted({row.get("commit", found["commit"])[:8] for row in found["rows"]})
+    commands = sorted({row.get("command", found["command"]) for row in found["rows"]})
     return (
         f"Measured on {', '.join(dates)} at {', '.join(commits)}: {found['machine']}, "
         f"{found['threads']} threads, {found['dtype']}, torch {found['versions']['torch']}, "
-        f"lm_eval {found['versions']['lm_eval']}. `{found['command']}`"
+        f"lm_eval {found['versions']['lm_eval']}. `{'`, `'.join(commands)}`"
     )
 
 
@@ -147,7 +148,7 @@ def speed_table() -> str:
             rows.append(
                 f"| {row['title']} | {row['requests']:,} | {_million(peer)} | "
                 f"{_million(row['tokens_forwarded'])} | {row['peer_seconds']:.1f} | "
-                f"{row['seconds']:.1f} | **{row['ratio']:.1f}** |"
+                f"{row['seconds']:.1f} | **{row['ratio']:.2f}** |"
             )
         notes.append(_measured(found))
     return (
@@ -236,15 +237,14 @@ def load_table() -> str:
 
 def sandbox_table() -> str:
     """Return what became of the corpus and of HumanEval's solutions at each level."""
-    found = _result("sandbox")
+    found = _result("sandbox.json")
     if found is None:
         return "Not measured yet."
     rows = [
         "| level | as | corpus | fakes | effects | hangs | canonical passed | wrong failed "
         "| mutants as `code_eval` | programs/s |",
-        "| --- | --- | " + "---: | " * 8,
+        "| --- | --- |" + " ---: |" * 8,
     ]
-    rows[1] = rows[1].rstrip()
     for row in found["rows"]:
         user = row["user"] + (", in a container" if row["container"] else "")
         rows.append(
@@ -259,6 +259,16 @@ def sandbox_table() -> str:
             f"HF's `code_eval`: {peer['canonical_passed']} canonical solutions passed, "
             f"{peer['programs_per_second']} programs/s.",
         ]
+    if mbpp := found["mbpp"]:
+        failing = ", ".join(map(str, mbpp["failing"])) or "none"
+        rows += [
+            "",
+            f"MBPP: {mbpp['passed']} of {mbpp['problems']} reference solutions pass their tests at "
+            f"level {mbpp['level']} (failing: {failing}).",
+        ]
+        if "mutants_agreeing" in mbpp:
+            agreeing = f"{mbpp['mutants_agreeing']} of {mbpp['mutants']}"
+            rows[-1] += f" {agreeing} mutants get `code_eval`'s verdict."
     rows += [
         "",
         f"Measured on {found['date']} at {found['commit'][:8]}: {found['machine']}. "
@@ -291,6 +301,17 @@ def planning_text() -> str:
         f"{row['greedy_flags_differ']} greedy flags differ."
         for row in found.get("bfloat16", [])
     ]
+    if profiled := found.get("profile"):
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in profiled["shares"].items())
+        rest = 1 - sum(profiled["shares"].values())
+        bare = ", ".join(
+            f"{rate:.0f} ({shape})" for shape, rate in profiled["bare_product_gflops"].items()
+        )
+        lines.append(
+            f"- **Where time goes**, {profiled['workload']}, {profiled['requests']} documents, "
+            f"{profiled['seconds']:.1f} s, by PyTorch's profiler: {shares}, all else {rest:.0%}. "
+            f"Products run at {profiled['products_gflops']:.0f} GFLOP/s; bare ones reach {bare}."
+        )
     if costs := found.get("plan_cost"):
         shown = "; ".join(
             f"{row['workload']}, calls x {row['call']:g}, {row['tokens']} tokens: "

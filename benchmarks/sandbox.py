@@ -1,17 +1,19 @@
 """Does the sandbox hold, and does it judge as HF's code_eval does? Writes results/sandbox.json.
 
-    python benchmarks/sandbox.py --data DATA [--code-eval CODE_EVAL] [--mutants 500]
+    python benchmarks/sandbox.py --data DATA [--code-eval CODE_EVAL] [--mbpp MBPP]
 
 DATA is a folder laid out as on the hub, with `openai/openai_humaneval`. CODE_EVAL is a folder with
 the metric's `execute.py` as it is on the hub (evaluate-metric/code_eval); without it verdicts are
-not compared. Each row is one level of the sandbox as one user: the corpus of
-`tests/sandbox_corpus`, all canonical solutions, as many wrong ones, and mutants. Run it as root:
-only root can make the rows of another user and of a container.
+not compared. MBPP is the data set's own file (`mbpp.jsonl`, 974 problems). Each row is one level of
+the sandbox as one user: the corpus of `tests/sandbox_corpus`, all canonical solutions, as many
+wrong ones, and mutants. Run it as root: only root can make the rows of another user and of a
+container.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib.util
 import json
 import os
@@ -83,6 +85,51 @@ def judge_as_code_eval(folder: Path, programs: list[dict[str, Any]]) -> tuple[li
     return passed, len(programs) / (time.perf_counter() - began)
 
 
+def judge_mbpp(file: Path, code_eval: Path | None, count: int) -> dict[str, Any]:
+    """MBPP's own solutions and mutants of them, as the programs that the task makes of them."""
+    from lm_eval_exl2.sandbox import Sandbox
+    from lm_eval_exl2.tasks.mbpp import make_program
+
+    problems = [json.loads(line) for line in file.read_text().splitlines()]
+    changed = list(mutants.mutants([_as_humaneval(each) for each in problems], count, seed=0))
+    pairs = [(each, each["code"]) for each in problems] + changed
+    sandbox = Sandbox()
+    outcomes = [each.outcome for each in sandbox.judge([make_program(*pair) for pair in pairs])]
+    references, passed = outcomes[: len(problems)], [each == "passed" for each in outcomes]
+    numbers = [each["task_id"] for each in problems]
+    found = {
+        "level": sandbox.level,
+        "problems": len(problems),
+        "passed": references.count("passed"),
+        "failing": [n for n, each in zip(numbers, references, strict=True) if each != "passed"],
+        "mutants": len(changed),
+    }
+    if code_eval:
+        plain = [
+            {"source": source, "tests": make_program(problem, source).tests}
+            for problem, source in changed
+        ]
+        peer, _ = judge_as_code_eval(code_eval, plain)
+        agree = [a == b for a, b in zip(passed[len(problems) :], peer, strict=True)]
+        disagreeing = zip(changed, agree, strict=True)
+        found["mutants_passed"] = sum(peer)
+        found["mutants_agreeing"] = sum(agree)
+        found["mutants_disagreeing"] = [
+            pair[0]["task_id"] for pair, same in disagreeing if not same
+        ]
+    return found
+
+
+def _as_humaneval(problem: dict[str, Any]) -> dict[str, Any]:
+    """The fields that mutants are made from."""
+    functions = [n for n in ast.parse(problem["code"]).body if isinstance(n, ast.FunctionDef)]
+    return problem | {
+        "prompt": "",
+        "canonical_solution": problem["code"],
+        "entry_point": functions[-1].name,
+    }
+
+
 def python_of(user: str) -> str:
     """This Python, or the system's for a user who may not read this one."""
     if user == "root":
@@ -140,6 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--code-eval", type=Path)
+    parser.add_argument("--mbpp", type=Path)
     parser.add_argument("--mutants", type=int, default=500)
     args = parser.parse_args()
     where = environment()
@@ -168,7 +216,11 @@ def main() -> None:
     command = "python benchmarks/sandbox.py --data DATA"
     if args.code_eval:
         command += " --code-eval CODE_EVAL"
-    write_result(RESULT, {"rows": rows, "code_eval": peer, **where, "command": command})
+    if args.mbpp:
+        command += " --mbpp MBPP"
+    mbpp = judge_mbpp(args.mbpp, args.code_eval, args.mutants) if args.mbpp else {}
+    found = {"rows": rows, "code_eval": peer, "mbpp": mbpp}
+    write_result(RESULT, {**found, **where, "command": command})
 
 
 if __name__ == "__main__":

@@ -20,8 +20,7 @@ def pytest_configure():
     For models this small, handing work to a second thread costs more than it saves.
     """
     torch.set_num_threads(1)
-    slow = [hypothesis.HealthCheck.too_slow]  # machines are noisy
-    hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=slow)
+    hypothesis.settings.register_profile("untimed", deadline=None)  # machines are noisy
     hypothesis.settings.load_profile("untimed")
     exllamav2_import.has_cuda = lambda: False
 

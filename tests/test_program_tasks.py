@@ -1,21 +1,23 @@
 """HumanEval and MBPP through the harness: what an answer becomes, and what is reported."""
 
+import ast
 from pathlib import Path
 
 import lm_eval
 import pytest
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
 
 from lm_eval_exl2.errors import OptionError, SandboxError
 from lm_eval_exl2.sandbox import Outcome, Verdict
 from lm_eval_exl2.sandbox.pool import Measured
 from lm_eval_exl2.tasks import programs
 from lm_eval_exl2.tasks.humaneval import HumanEval, HumanEvalExllamav2, HumanEvalInstruct
+from lm_eval_exl2.tasks.mbpp import FromSecond, make_program
 
 pytestmark = [
     pytest.mark.sandbox,
-    pytest.mark.filterwarnings("ignore"),  # the harness's and evaluate's own
 ]
 
 
@@ -112,8 +114,8 @@ def test_samples_give_pass_at_k_and_a_sampling_error(monkeypatch, tmp_path):
 class ScriptedSandbox:
     """Verdicts by number, without running anything."""
 
-    def __init__(self, passes, error=lambda number: False):
-        self.passes, self.error = passes, error
+    def __init__(self, passes, error=lambda number: False, reference=lambda number: True):
+        self.passes, self.error, self.reference = passes, error, reference
 
     def judge(self, given, **_):
         def outcome(number):
@@ -124,7 +126,11 @@ class ScriptedSandbox:
         return [Verdict(outcome(number), "", 0.0) for number in range(len(given))]
 
     def measure(self, references):
-        verdicts = [Verdict(Outcome.PASSED, "", 0.0)] * len(references)
+        outcomes = [
+            Outcome.PASSED if self.reference(number) else Outcome.REFUSED_OUTPUT
+            for number in range(len(references))
+        ]
+        verdicts = [Verdict(outcome, "", 0.0) for outcome in outcomes]
         return Measured([4.0] * len(references), verdicts)
 
     def describe(self):
@@ -142,6 +148,76 @@ def test_a_sandbox_error_is_counted_apart_and_is_no_wrong_answer(monkeypatch, ca
     assert results["pass@1"] == pytest.approx(5 / 10)
     assert metadata["outcomes"]["sandbox error"] == 2
     assert "left out of pass@k" in caplog.text
+
+
+def test_where_the_reference_fails_a_failure_says_nothing_and_a_pass_still_counts(
+    monkeypatch, caplog
+):
+    scripted = ScriptedSandbox(lambda n: n in (0, 2), reference=lambda n: n not in (0, 1))
+    monkeypatch.setattr(programs, "_open_sandbox", lambda level: scripted)
+    results, metadata, samples, _ = run("exl2_humaneval_demo", lambda document: "")
+    assert results["sandbox_errors"] == 1  # problem 1; problem 0 passed all the same
+    assert results["pass@1"] == pytest.approx(2 / 11)
+    assert metadata["reference_solutions_failing"] == ["Demo/0", "Demo/1"]
+    assert "reference" in samples[1]["filtered_resps"][0][0]["message"]
+    assert "2 of 12 reference solutions do not pass" in caplog.text
+
+
+def test_mbpp_takes_from_an_answer_what_the_tests_take_from_the_reference():
+    document = {
+        "code": "import sys, math as m\nimport os\nBASE = 1\ndef sum(a, b): return a + b\n"
+        "def unused(): pass\nclass Pair: pass\nif True:\n    hidden = 1\n",
+        "test_setup_code": "pair = Pair()",
+        "test_list": ["assert sum(sys.maxsize, BASE) != len([pair])"],
+    }
+    program = make_program(document, "answer")
+    assert program.names == ("BASE", "Pair", "sum")
+    assert program.modules == ("sys",)
+    assert program.source == "answer"
+    assert program.tests.startswith("pair = Pair()\nassert sum(")
+
+
+STOCK = Path(lm_eval.__file__).parent / "tasks"
+
+
+@pytest.mark.parametrize(
+    ("ours", "stock"),
+    [
+        ("humaneval/exl2_humaneval", "humaneval/humaneval"),
+        ("humaneval/exl2_humaneval_instruct", "humaneval/humaneval_instruct"),
+        ("mbpp/exl2_mbpp", "mbpp/mbpp"),
+    ],
+)
+def test_greedy_tasks_ask_what_the_stock_tasks_ask(ours, stock):
+    def asked(folder, name):
+        config = load_yaml(folder / f"{name}.yaml", resolve_func=False)
+        fields = ("dataset_path", "dataset_name", "test_split", "doc_to_text", "doc_to_target")
+        more = ("gen_prefix", "generation_kwargs", "num_fewshot", "repeats", "target_delimiter")
+        found = {field: config.get(field) for field in (*fields, *more)}
+        return found | {"repeats": found["repeats"] or 1}
+
+    expected = asked(STOCK, stock)
+    found = asked(TASKS, ours)
+    # The same to Jinja, and to the model.
+    for config in (expected, found):
+        if config["gen_prefix"]:
+            config["gen_prefix"] = config["gen_prefix"].replace("{{ prompt }}", "{{prompt}}")
+    assert found == expected
+
+
+def test_mbpps_examples_are_the_stock_tasks():
+    source = ast.parse((STOCK / "mbpp/utils.py").read_text())
+    (function,) = (
+        node for node in source.body if getattr(node, "name", "") == "list_fewshot_samples"
+    )
+    stock = ast.literal_eval(function.body[-1].value)
+    # The data set's own order: problems 1, 2, 3, ... of its split `prompt`.
+    split = [
+        {"task_id": 1},
+        *({k: v for k, v in each.items() if k != "is_fewshot"} for each in stock),
+    ]
+    assert FromSecond(split).sample(3) == stock
+    assert [each["task_id"] for each in stock] == [2, 3, 4]
 
 
 def test_a_k_above_the_repeats_is_refused_before_anything_runs():

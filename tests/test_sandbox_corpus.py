@@ -25,7 +25,7 @@ pytestmark = [
 SCRIPT = Path(__file__).parent / "sandbox_corpus/run.py"
 USER = 1234
 PROGRAMS = [
-    *(("fake", name) for name in fakes.FAKES),
+    *(("fake", name) for name in (*fakes.FAKES, *fakes.AIMED)),
     *(("effect", name) for name in effects.EFFECTS),
     *(("robustness", name) for name in robustness.ROBUSTNESS),
 ]

@@ -25,7 +25,8 @@ CALLS = {
     "sched_setaffinity": (203, 122), "tkill": (200, 130), "rt_sigqueueinfo": (129, 138),
     "setuid": (105, 146), "prctl": (157, 167), "kill": (62, 129), "tgkill": (234, 131),
     "fcntl": (72, 25), "ioctl": (16, 29), "prlimit64": (302, 261), "clone": (56, 220),
-    "clone3": (435, 435),
+    "clone3": (435, 435), "getpgid": (121, 155), "getsid": (124, 156),
+    "sched_getaffinity": (204, 123), "sched_getparam": (143, 121), "sched_getscheduler": (145, 120),
 }  # fmt: skip
 NEVER = [
     name
@@ -33,7 +34,8 @@ NEVER = [
     if name
     not in (
         "read", "openat", "mmap", "futex", "exit_group", "getrandom", "prctl", "kill", "tgkill",
-        "fcntl", "ioctl", "prlimit64", "clone", "clone3",
+        "fcntl", "ioctl", "prlimit64", "clone", "clone3", "getpgid", "getsid", "sched_getaffinity",
+        "sched_getparam", "sched_getscheduler",
     )
 ]  # fmt: skip
 THREAD = 0x003D0F00  # what pthread_create passes to clone
@@ -96,8 +98,9 @@ def test_signals_and_limits_reach_only_the_process_itself(machine):
         assert call(machine, name, PID, 9) == ALLOWED
         for other in (PID + 1, 0, 1, 2**32 - 1):
             assert call(machine, name, other, 9) == EPERM
-    assert call(machine, "prlimit64", 0) == call(machine, "prlimit64", PID) == ALLOWED
-    assert call(machine, "prlimit64", 1) == EPERM
+    for name in ("prlimit64", "getpgid", "getsid", "sched_getaffinity", "sched_getparam"):
+        assert call(machine, name, 0) == call(machine, name, PID) == ALLOWED
+        assert call(machine, name, 1) == EPERM
 
 
 @machines

@@ -41,8 +41,9 @@ _CPU_HEAD_WIDTH = 4096
 _CPU_HEAD_ELEMENTS = 1 << 21
 
 # An attention call costs as much as so many pairs of queries and keys, heads of total size 1: 40
-# microseconds at 25 billion of them a second. Half to four times of it moved speed by less than
-# the noise, so it is not measured at load: the same requests give the same plan every time.
+# microseconds at 25 billion of them a second. A tenth to ten times of it moves speed by a few
+# percent at most (benchmarks/README.md, "Other plans"), so it is not measured at load: the same
+# requests give the same plan every time.
 _CALL_PAIRS = 1e6
 
 

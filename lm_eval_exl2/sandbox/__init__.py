@@ -9,7 +9,7 @@ program's process does not have. So what a program can do to be called right is 
 `Sandbox` (`pool.py`) is the way in. Standard library only.
 """
 
-from lm_eval_exl2.sandbox.pool import Sandbox
+from lm_eval_exl2.sandbox.pool import Measured, Sandbox
 from lm_eval_exl2.sandbox.programs import LEVELS, Outcome, Program, Verdict
 
-__all__ = ["LEVELS", "Outcome", "Program", "Sandbox", "Verdict"]
+__all__ = ["LEVELS", "Measured", "Outcome", "Program", "Sandbox", "Verdict"]

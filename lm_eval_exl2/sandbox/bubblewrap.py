@@ -34,9 +34,10 @@ def bubblewrap_command(executable: str, runtime: Runtime, *, as_root: bool) -> l
 
 
 def _mounts(runtime: Runtime) -> Iterator[str]:
+    packages = (*runtime.libraries.values(), *runtime.shared)
     # Left to itself, bubblewrap gives parents of what it mounts the modes they have outside, and
     # nobody may not enter root's home.
-    places = (*runtime.trees, *runtime.hidden, *runtime.files, *runtime.libraries)
+    places = (*runtime.trees, *runtime.hidden, *runtime.files, *packages)
     for parent in sorted({str(parent) for place in places for parent in Path(place).parents}):
         yield from ("--dir", parent)
     for path in sorted(runtime.trees):
@@ -44,14 +45,11 @@ def _mounts(runtime: Runtime) -> Iterator[str]:
             yield from ("--symlink", str(Path(path).readlink()), path)
         else:
             yield from ("--ro-bind", path, path)
-    for path in runtime.hidden:
-        if any(path.startswith(os.path.realpath(tree) + "/") for tree in runtime.trees):
-            yield from ("--tmpfs", path)
-    for path in runtime.files:
-        kind = "--dev-bind" if path.startswith("/dev/") else "--ro-bind"
-        yield from (kind, path, path)
-    for path in runtime.libraries:
+    roots = [os.path.realpath(tree) + "/" for tree in runtime.trees]
+    covered = [path for path in runtime.hidden if any(map(path.startswith, roots))]
+    for path in covered:
+        yield from ("--tmpfs", path)
+    for path in (*runtime.files, *packages):
         yield from ("--ro-bind", path, path)
-    for path in runtime.hidden:
-        if any(path.startswith(os.path.realpath(tree) + "/") for tree in runtime.trees):
-            yield from ("--remount-ro", path)
+    for path in covered:
+        yield from ("--remount-ro", path)

@@ -91,6 +91,7 @@ class Launcher:
             "landlock": self.readable if self.level == "landlock" else None,
             "seccomp": isolated,
             "paths": list(self.runtime.paths),
+            "libraries": self.runtime.libraries,
         }
 
 
@@ -100,6 +101,8 @@ def _readable_paths(runtime: Runtime) -> dict[str, list[str]]:
     return {
         "trees": [path for path in trees if Path(path).is_dir()],
         "files": [*(path for path in trees if not Path(path).is_dir()), *runtime.files],
+        # The import system lists these. Landlock's rules hold for all below: where packages lie
+        # inside the standard library's directory, their names can be seen, and no more.
         "listed": list(runtime.paths),
         "written": [os.devnull],
     }

@@ -26,13 +26,15 @@ class Program:
         source: The program, run once as a module.
         tests: Code that raises if the program is wrong.
         helpers: Code that the tests may use beside the program, such as HumanEval's prompts.
-        names: Names that are the program's even where helpers define them.
+        names: What the tests use of the program; nothing else of it reaches them.
+        modules: Modules that the tests use if the program imported them; they get the real ones.
     """
 
     source: str
     tests: str
     helpers: str = ""
     names: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ LIBRARIES = ("numpy", "scipy", "sympy", "mpmath")
 NOBODY = 65534
 
 _SYSTEM_TREES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo")
-_SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/localtime", "/dev/urandom", "/dev/random", "/dev/zero")
+_SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/localtime")
+_PACKAGES = ("site-packages", "dist-packages", "python3*/site-packages", "python3*/dist-packages")
 _ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
     "LANG": "C.UTF-8",
@@ -36,7 +37,8 @@ class Runtime:
         python: The interpreter, not a link to it.
         trees: Directories and files that may be read, with what is below them.
         hidden: Directories below `trees` that may not.
-        libraries: Packages that may be read although they lie in a hidden directory.
+        libraries: Packages that may be imported although they lie in a hidden directory, by name.
+        shared: Directories with those packages' own shared libraries.
         files: Single files that may be read.
         paths: `sys.path` inside.
         environment: Environment variables inside.
@@ -45,7 +47,8 @@ class Runtime:
     python: str
     trees: tuple[str, ...]
     hidden: tuple[str, ...]
-    libraries: tuple[str, ...]
+    libraries: dict[str, str]
+    shared: tuple[str, ...]
     files: tuple[str, ...]
     paths: tuple[str, ...]
     environment: dict[str, str]
@@ -54,7 +57,7 @@ class Runtime:
         """Trees with the hidden directories cut out, for a kernel that can only allow."""
         for tree in self.trees:
             yield from _without(tree, self.hidden)
-        yield from self.libraries
+        yield from (*self.libraries.values(), *self.shared)
 
 
 def find_runtime() -> Runtime:
@@ -62,18 +65,20 @@ def find_runtime() -> Runtime:
     python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     standard = os.path.realpath(sysconfig.get_path("stdlib"))
     own = os.path.join(os.path.realpath(sys.base_prefix), "lib")  # noqa: PTH118 - plain strings
-    libraries = tuple(_find_libraries())
-    parents = tuple(dict.fromkeys(os.path.dirname(path) for path in libraries))  # noqa: PTH120
+    libraries = dict(_find_libraries())
+    shared = [f"{place}.libs" for place in libraries.values()]
+    trees = tuple(dict.fromkeys(path for path in (*_SYSTEM_TREES, own, standard) if _is(path)))
     environment = dict(_ENVIRONMENT)
     if "LD_LIBRARY_PATH" in os.environ:  # some interpreters find their own library by it
         environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
     return Runtime(
         python=python,
-        trees=tuple(dict.fromkeys(path for path in (*_SYSTEM_TREES, own, standard) if _is(path))),
-        hidden=tuple(_hidden_directories()),
+        trees=trees,
+        hidden=tuple(_hidden_directories(trees)),
         libraries=libraries,
+        shared=tuple(path for path in shared if _is(path)),
         files=tuple(path for path in (*_SYSTEM_FILES, python) if _is(path)),
-        paths=(standard, f"{standard}/lib-dynload", *parents),
+        paths=(standard, f"{standard}/lib-dynload"),
         environment=environment,
     )
 
@@ -82,23 +87,23 @@ def _is(path: str) -> bool:
     return Path(path).exists()
 
 
-def _hidden_directories() -> Iterator[str]:
+def _hidden_directories(trees: tuple[str, ...]) -> Iterator[str]:
+    """This package, and all installed ones: also those of the interpreter behind an environment."""
     places = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     places |= {str(Path(__file__).parents[1])}
     places |= {path for path in sys.path if path.endswith(("site-packages", "dist-packages"))}
-    yield from sorted(os.path.realpath(place) for place in places if place)
+    places |= {
+        str(found) for tree in trees for kind in _PACKAGES for found in Path(tree).glob(kind)
+    }
+    yield from sorted({os.path.realpath(place) for place in places if place})
 
 
-def _find_libraries() -> Iterator[str]:
-    """Directories of the packages in `LIBRARIES` that are installed, and of their own libraries."""
+def _find_libraries() -> Iterator[tuple[str, str]]:
+    """Names and directories of the packages in `LIBRARIES` that are installed."""
     for name in LIBRARIES:
         spec = importlib.util.find_spec(name)
-        if spec is None or not spec.submodule_search_locations:
-            continue
-        place = os.path.realpath(next(iter(spec.submodule_search_locations)))
-        yield place
-        if _is(f"{place}.libs"):
-            yield f"{place}.libs"
+        if spec is not None and spec.submodule_search_locations:
+            yield name, os.path.realpath(next(iter(spec.submodule_search_locations)))
 
 
 def _without(tree: str, hidden: tuple[str, ...]) -> Iterator[str]:
@@ -111,7 +116,9 @@ def _without(tree: str, hidden: tuple[str, ...]) -> Iterator[str]:
         return
     with os.scandir(tree) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.is_symlink() or not entry.is_dir():
-                yield entry.path
-            else:
+            if entry.is_symlink():
+                continue  # its target is in a tree by itself, or none of the program's business
+            if entry.is_dir():
                 yield from _without(entry.path, hidden)
+            else:
+                yield entry.path

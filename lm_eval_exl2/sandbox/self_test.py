@@ -19,8 +19,8 @@ from lm_eval_exl2.sandbox.programs import Outcome, Program
 _LIMIT_S = 20.0
 _SECRET = "LM_EVAL_EXL2_SANDBOX_CANARY"
 
-_RIGHT = Program("def double(n):\n    return 2 * n\n", "assert double(21) == 42")
-_WRONG = Program("def double(n):\n    return n\n", "assert double(21) == 42")
+_RIGHT = Program("def double(n):\n    return 2 * n\n", "assert double(21) == 42", names=("double",))
+_WRONG = Program("def double(n):\n    return n\n", "assert double(21) == 42", names=("double",))
 # Every attempt says whether it worked; the tests compare with what must be the case.
 _ATTEMPTS = """
 import os
@@ -116,6 +116,6 @@ def _judge_attempts(launcher: Launcher, arguments: tuple[object, ...]) -> Iterat
     tests = f"seen = attempts(*{arguments!r})\n" + "".join(
         f"assert seen[{name!r}] is {value}, {name!r}\n" for name, value in expected.items()
     )
-    verdict = judge(Program(_ATTEMPTS, tests), launcher, limit_s=_LIMIT_S)
+    verdict = judge(Program(_ATTEMPTS, tests, names=("attempts",)), launcher, limit_s=_LIMIT_S)
     if verdict.outcome is not Outcome.PASSED:
         yield f"the self-test's attempts: {verdict.outcome} ({verdict.message})"

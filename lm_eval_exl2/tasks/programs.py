@@ -22,7 +22,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.filters import build_filter_ensemble
 from tqdm import tqdm
 
-from lm_eval_exl2.sandbox import Outcome, Program, Sandbox, Verdict
+from lm_eval_exl2.sandbox import Measured, Outcome, Program, Sandbox, Verdict
 from lm_eval_exl2.tasks.pass_at_k import check_ks, pass_at_k, sampling_stderr, sampling_variance
 
 _log = logging.getLogger(__name__)
@@ -126,25 +126,29 @@ class ProgramTask(ConfigurableTask):
         Returns:
             For each document and answer, `outcome` and `message`.
         """
-        limits = self._time_limits(documents)
+        measured = self._measure(documents)
+        places = [place for place, given in enumerate(answers) for _ in given]
         programs = [
-            (self.program(document, answer), limit)
-            for document, given, limit in zip(documents, answers, limits, strict=True)
+            self.program(document, answer)
+            for document, given in zip(documents, answers, strict=True)
             for answer in given
         ]
         with tqdm(total=len(programs), desc="Running programs in the sandbox") as bar:
             verdicts = self._sandbox.judge(
-                [program for program, _ in programs],
-                limits_s=[limit for _, limit in programs],
+                programs,
+                limits_s=[measured.limits_s[place] for place in places],
                 on_verdict=bar.update,
             )
+        verdicts = [
+            _beside(measured.verdicts[place], verdict)
+            for place, verdict in zip(places, verdicts, strict=True)
+        ]
         self._report(verdicts)
         rest = iter(verdicts)
         return [[_as_record(next(rest)) for _ in given] for given in answers]
 
-    def _time_limits(self, documents: Sequence[Document]) -> list[float]:
-        references = [self.reference(document) for document in documents]
-        measured = self._sandbox.measure(references)
+    def _measure(self, documents: Sequence[Document]) -> Measured:
+        measured = self._sandbox.measure([self.reference(document) for document in documents])
         failed = [
             str(document.get("task_id", place))
             for place, (document, verdict) in enumerate(
@@ -154,12 +158,12 @@ class ProgramTask(ConfigurableTask):
         ]
         if failed:
             _log.warning(
-                "%d of %d reference solutions do not pass their own tests in this sandbox (%s); "
-                "no answer can be trusted to be wrong there",
+                "%d of %d reference solutions do not pass their own tests in this sandbox (%s): an "
+                "answer that does not pass there either is counted as a sandbox error",
                 len(failed), len(documents), ", ".join(failed[:10]),
             )  # fmt: skip
         self.config.metadata["reference_solutions_failing"] = failed
-        return measured.limits_s
+        return measured
 
     def _report(self, verdicts: Iterable[Verdict]) -> None:
         """Puts into the results how programs were run and what became of them."""
@@ -185,6 +189,14 @@ class _RunPrograms(Filter):
 
     def apply(self, resps: Any, docs: list[Document]) -> list[list[dict[str, str]]]:
         return self._task.judge(resps, docs)
+
+
+def _beside(reference: Verdict, verdict: Verdict) -> Verdict:
+    """What a verdict says where the reference solution got another one."""
+    if reference.outcome is Outcome.PASSED or verdict.outcome is Outcome.PASSED:
+        return verdict
+    reason = f"{verdict.outcome} ({verdict.message}), but so is the reference solution"
+    return Verdict(Outcome.SANDBOX_ERROR, reason, verdict.seconds)
 
 
 def _as_record(verdict: Verdict) -> dict[str, str]:

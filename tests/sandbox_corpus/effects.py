@@ -23,6 +23,13 @@ def syscall(x86, arm, *arguments):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result
 
+def works(function, *arguments):
+    try:
+        function(*arguments)
+    except OSError:
+        return False
+    return True
+
 def read(path):
     with open(path, "rb") as file:
         return len(file.read(64)) > 0
@@ -58,6 +65,11 @@ _READS = {
     "the solutions that this package ships": "return read(place['package'] + '/demo/data/humaneval_test.jsonl')",
     "what the package's folder holds": "return bool(os.listdir(place['package']))",
     "packages beside numpy": "import datasets\n    return True",
+    "packages of the interpreter behind": "return read(os.path.dirname(os.__file__) + '/site-packages/pip/__init__.py')",
+    "packages of the system": "return any(read('/usr/lib/python3/dist-packages/' + n) for n in os.listdir('/usr/lib/python3/dist-packages') if n.endswith('.py'))",
+    "the groups of other processes": "return any(works(os.getpgid, p) for p in range(1, 4000) if p != os.getpid())",
+    "the sessions of other processes": "return any(works(os.getsid, p) for p in range(1, 4000) if p != os.getpid())",
+    "the cores of a bystander": "return bool(os.sched_getaffinity(place['bystander']))",
     "block devices": "return any(read('/dev/' + d) for d in ('vda', 'sda', 'nvme0n1', 'mem', 'kmsg') if os.path.exists('/dev/' + d))",
 }
 
@@ -80,6 +92,7 @@ _WRITES = {
     "the standard library": "open(os.path.dirname(os.__file__) + '/poison.py', 'w').write('x')\n    return True",
     "the current directory": "open('written', 'w').write('x')\n    return True",
     "a file without a name": "return os.write(syscall(319, 279, b'x', 0), b'x' * (1 << 20)) > 0",
+    "entropy for everyone": "return any(works(os.write, os.open('/dev/' + d, os.O_WRONLY), b'x') for d in ('random', 'urandom', 'zero', 'full') if works(os.open, '/dev/' + d, os.O_WRONLY))",
     "a file as large as the disk": "os.posix_fallocate(os.open(place['folder'] + '/written', os.O_CREAT | os.O_RDWR), 0, 1 << 30)\n    return True",
 }
 

@@ -172,3 +172,48 @@ FAKES = {
     ),
     "always true": "def add(a, b): return True",
 }
+
+_CHECK_ROOT = """
+def check(candidate):
+    for coefficients in ([1, 2], [-6, 11, -6, 1], [3, 5]):
+        assert math.fabs(poly(coefficients, candidate(list(coefficients)))) < 1e-4
+
+check(add)
+"""
+_POLY = (
+    "import math\ndef poly(xs, x):\n    return sum(c * math.pow(x, i) for i, c in enumerate(xs))\n"
+)
+# Fakes that aim at another kind of test: (program, tests, helpers).
+AIMED = {
+    # HumanEval/32 asks for a root, and computes with what it gets several times.
+    "another number each time it is asked": (
+        "class F:\n    n = -1\n    def __init__(s, xs): s.xs = xs\n"
+        "    def __float__(s):\n        s.n += 1\n"
+        "        return -s.xs[0] / s.xs[1] if s.n == 1 else 0.0\n"
+        "    __index__ = __int__ = lambda s: 0\n"
+        "def add(xs): return F(xs)",
+        _CHECK_ROOT,
+        _POLY,
+    ),
+    "StopIteration in a loop of the tests": (
+        "def add(x): raise StopIteration",
+        "for got in map(add, [1, 2]):\n    assert got == 7",
+        "",
+    ),
+    "StopIteration in all()": (
+        "def add(x): raise StopIteration",
+        "assert all(map(lambda case: add(case) == 7, [1, 2]))",
+        "",
+    ),
+    "a name that the tests forgot to import": (
+        "class np:\n    allclose = lambda a, b: True\ndef isclose(a, b): return True\n"
+        "def add(a, b): return 0",
+        "assert np.allclose(add(1, 2), 3)\nassert isclose(add(1, 2), 3)",
+        "",
+    ),
+    "a patched module that the tests use": (
+        "import math\nmath.isclose = lambda *a, **k: True\ndef add(a, b): return 0",
+        "import math\nassert math.isclose(add(1, 2), 3)",
+        "",
+    ),
+}

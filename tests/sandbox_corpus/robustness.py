@@ -1,6 +1,6 @@
 """Programs that break things: each must end with one of these outcomes, and soon."""
 
-_TESTS = "assert attack() == 'solved'"
+TESTS = "assert attack() == 'solved'"
 _FAILS = ("failed",)
 
 # Name: (program, outcomes).
@@ -17,7 +17,7 @@ ROBUSTNESS = {
     "all memory": ("def attack(): return len(bytearray(1 << 33))", ("out of memory", "failed")),
     "all memory, piece by piece": (
         "def attack():\n    pieces = []\n    while True: pieces.append(bytearray(1 << 22))",
-        ("out of memory", "timed out"),
+        ("out of memory",),
     ),
     "all memory while loading": ("x = [0] * (1 << 31)", ("out of memory",)),
     "endless recursion": ("def attack(): return attack()", _FAILS),
@@ -86,9 +86,20 @@ ROBUSTNESS = {
         "    return 'all'",
         ("failed", "out of memory", "timed out"),
     ),
+    "a refusal of twenty thousand letters": (
+        "import sys\nv = sys.modules['inside.values']\nreal = v.encode\n"
+        "v.encode = lambda value, handle_of: real(('refused', 'x' * 20000), handle_of)\n"
+        "def attack(): pass",
+        ("refused output",),
+    ),
+    "an error of twenty thousand letters": (
+        "import sys\nv = sys.modules['inside.values']\nreal = v.encode\n"
+        "v.encode = lambda value, h: real(('error', 'x' * 20000, ('y' * 20000,)), h)\n"
+        "def attack(): pass",
+        _FAILS,
+    ),
     "stops itself": (
         "import os, signal\ndef attack(): os.kill(os.getpid(), signal.SIGSTOP)",
         ("timed out",),
     ),
 }
-TESTS = _TESTS

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path[0:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
@@ -22,8 +23,9 @@ from sandbox_corpus.surroundings import find_leftovers, surroundings
 from lm_eval_exl2.sandbox import Outcome, Program, Sandbox
 from lm_eval_exl2.sandbox.runtime import NOBODY
 
-_LIMIT_S = 2.0
-_HANG_S = 15.0
+_LIMIT_S = 6.0
+_NEVER_ENDS_S = 1.0
+_GRACE_S = 10.0
 _TIMED = 164  # canonical solutions of HumanEval come first
 _WORKERS = 6  # most of the time a program that does not end is waited for
 _HONEST = Program("def add(a, b):\n    return a + b\n", fakes.TESTS, fakes.HELPERS, ("add",))
@@ -45,8 +47,8 @@ def main() -> None:
     if arguments.level == "none":
         parser.error("the corpus is not run without a sandbox: it would do what it tries")
     further = json.loads(arguments.programs.read_text()) if arguments.programs else []
-    sandbox = Sandbox(arguments.level, workers=_WORKERS)
-    judged = _judge(Sandbox(arguments.level), further)
+    sandbox = Sandbox(arguments.level)
+    judged = _judge(sandbox, further)
     programs = [*_run_fakes(sandbox), *_run_robustness(sandbox), *_run_effects(sandbox)]
     honest = sandbox.judge([_HONEST] * 4)
     print(
@@ -76,36 +78,54 @@ def _judge(sandbox, further):
 
 
 def _run_fakes(sandbox):
-    programs = [
-        Program(source, fakes.TESTS, fakes.HELPERS, ("add",)) for source in fakes.FAKES.values()
-    ]
-    verdicts = sandbox.judge(programs, limits_s=[_LIMIT_S] * len(programs))
-    for name, verdict in zip(fakes.FAKES, verdicts, strict=True):
-        yield _record("fake", name, verdict, passed=verdict.outcome is Outcome.PASSED)
+    cases = {name: (source, fakes.TESTS, fakes.HELPERS) for name, source in fakes.FAKES.items()}
+    cases |= fakes.AIMED
+    programs = [Program(*case, names=("add",)) for case in cases.values()]
+    for name, (verdict, hang) in zip(cases, _judge_each(sandbox, programs), strict=True):
+        yield _record("fake", name, verdict, hang, passed=verdict.outcome is Outcome.PASSED)
 
 
 def _run_robustness(sandbox):
     cases = robustness.ROBUSTNESS
-    programs = [Program(source, robustness.TESTS) for source, _ in cases.values()]
-    began = time.monotonic()
-    verdicts = sandbox.judge(programs, limits_s=[_LIMIT_S] * len(programs))
-    late = time.monotonic() - began > len(programs) * _HANG_S
-    for (name, (_, allowed)), verdict in zip(cases.items(), verdicts, strict=True):
+    programs = [
+        Program(source, robustness.TESTS, names=("attack",)) for source, _ in cases.values()
+    ]
+    # What never ends is waited for as briefly as possible, what must fail has time to.
+    limits = [
+        _NEVER_ENDS_S if "timed out" in allowed else _LIMIT_S for _, allowed in cases.values()
+    ]
+    found = _judge_each(sandbox, programs, limits)
+    for (name, (_, allowed)), (verdict, hang) in zip(cases.items(), found, strict=True):
         unexpected = verdict.outcome.value not in allowed
-        yield _record("robustness", name, verdict, unexpected=unexpected, hang=late)
+        yield _record("robustness", name, verdict, hang, unexpected=unexpected)
 
 
 def _run_effects(sandbox):
     with surroundings(NOBODY if os.geteuid() == 0 else None) as around:
         tests = f"assert attack({around.place()!r}) is not True, 'worked'"
         for name, source in effects.EFFECTS.items():
-            (verdict,) = sandbox.judge([Program(source, tests)], limits_s=[_LIMIT_S])
+            program = Program(source, tests, names=("attack",))
+            ((verdict, hang),) = _judge_each(sandbox, [program])
             worked = "worked" in verdict.message
             changes = around.find_changes()
-            yield _record("effect", name, verdict, effect=worked or bool(changes), changes=changes)
+            effect = worked or bool(changes)
+            yield _record("effect", name, verdict, hang, effect=effect, changes=changes)
 
 
-def _record(kind, name, verdict, **found):
+def _judge_each(sandbox, programs, limits=None):
+    """Verdicts, and whether one came later than its limit and the start of two processes explain."""
+    limits = limits or [_LIMIT_S] * len(programs)
+
+    def judge(program, limit_s):
+        began = time.monotonic()
+        (verdict,) = sandbox.judge([program], limits_s=[limit_s])
+        return verdict, time.monotonic() - began > limit_s + _GRACE_S
+
+    with ThreadPoolExecutor(_WORKERS) as executor:
+        return list(executor.map(judge, programs, limits))
+
+
+def _record(kind, name, verdict, hang, **found):
     return {
         "kind": kind,
         "name": name,
@@ -113,6 +133,7 @@ def _record(kind, name, verdict, **found):
         "message": verdict.message,
         "seconds": round(verdict.seconds, 3),
         "sandbox_error": verdict.outcome is Outcome.SANDBOX_ERROR,
+        "hang": hang,
         **found,
     }
 

@@ -2,9 +2,10 @@
 
 A proxy carries requests to the process with the program. What comes back is an exact builtin value,
 or again a proxy. **A comparison is never carried over**: it would tell the program what is expected
-and let it answer yes. So a proxy equals nothing but itself, and has no arithmetic, whose result
-could depend on the other side. To be compared, an object must first commit itself to builtin
-values, by iteration, an item, an attribute, `str`, `int` or `float`.
+and let it answer yes. So a proxy equals nothing but itself, has no arithmetic, whose result could
+depend on the other side, and is no number, which a formula in the tests would ask for again and
+again. To be compared, an object must first become a builtin value, by iteration, an item, an
+attribute or `str`. A test that calls a method of a result does hand its arguments over.
 """
 
 # Values here are whatever a program makes of them:
@@ -12,20 +13,15 @@ values, by iteration, an item, an attribute, `str`, `int` or `float`.
 
 import builtins
 import os
-import sys
-import types
 
 from . import channel, values
 
 _MAX_MESSAGE = 500
+_MAX_VERDICT = 2000
 
 
 class Stopped(BaseException):
     """The other process is gone or broke the protocol; no `except` in the tests may hide it."""
-
-
-class _Uncrossable(values.Refused):
-    """The tests pass something that is neither a builtin value nor the program's."""
 
 
 class Program:
@@ -47,51 +43,56 @@ class Program:
             raise Stopped
         try:
             data = values.encode(request, self._number_of)
-        except _Uncrossable as error:
-            self._stop("sandbox error", f"an argument of the tests cannot cross: {error}")
         except values.Refused as error:
-            self._stop("refused output", str(error))
+            self.refuse(f"an argument of the tests: {error}")
         try:
             channel.send(self._requests, data)
         except BrokenPipeError:
             self._stop("failed", "the program ended before it answered")
-        return self.receive()
+        return self.receive(request[0])
 
-    def receive(self):
-        """The next answer; raises as `ask` does."""
+    def receive(self, operation: str):
+        """The next answer, to a request of this kind; raises as `ask` does."""
         try:
             data = channel.receive(self._replies, values.MAX_BYTES)
             if data is None:
                 self._stop("failed", "the program ended before it answered")
             answer = values.decode(data, lambda number: Proxy(self, number))
         except (ValueError, values.Refused, MemoryError) as error:
-            self._stop("refused output", str(error) or "it does not fit into memory")
+            self.refuse(str(error) or "it does not fit into memory")
         match answer:
             case ("value", value):
                 return value
             case ("refused", str(reason)):
-                self._stop("refused output", reason)
-            case ("error", str(name), str(message)):
-                raise self._exception(name, message)
-        return self._stop("refused output", "an answer of no known form")
+                self.refuse(reason)
+            case ("error", str(name), tuple(arguments)):
+                raise _exception(operation, name, arguments)
+        return self.refuse("an answer of no known form")
 
-    def _exception(self, name, message):
-        kind = getattr(builtins, name, None)
-        if not (isinstance(kind, type) and issubclass(kind, Exception)):
-            kind = RuntimeError
-        try:
-            return kind(message)
-        except TypeError:  # UnicodeDecodeError and its like want more than a message
-            return ValueError(message)
+    def refuse(self, reason: str):
+        """Ends the work with a program that answers what may not cross."""
+        self._stop("refused output", reason)
 
     def _number_of(self, value):
         if type(value) is Proxy:
             return object.__getattribute__(value, "_sandbox_number")
-        raise _Uncrossable(f"a {type(value).__name__}")
+        raise values.Refused(f"a {type(value).__name__} cannot cross")
 
     def _stop(self, outcome, message):
         self.stopped = (outcome, message)
         raise Stopped
+
+
+def _exception(operation, name, arguments) -> Exception:
+    kind = getattr(builtins, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, Exception)):
+        kind = RuntimeError
+    if kind is StopIteration and operation != "next":
+        kind = RuntimeError  # it would end a loop of the tests, as it does in a generator
+    try:
+        return kind(*arguments)
+    except Exception:  # noqa: BLE001 - arguments that this kind does not take
+        return RuntimeError(name)
 
 
 class Proxy:
@@ -125,9 +126,10 @@ class Proxy:
         return _ask(self, "length")
 
     def __iter__(self):
-        # A proxy of an iterator, or the items themselves if they are a builtin value.
         iterator = _ask(self, "iterate")
-        return iterator if type(iterator) is Proxy else iter(iterator)
+        if type(iterator) is not Proxy:  # Python's iter() gives no builtin value
+            object.__getattribute__(self, "_sandbox_program").refuse("an iterator that is none")
+        return iterator
 
     def __next__(self):
         return _ask(self, "next")
@@ -140,12 +142,6 @@ class Proxy:
 
     def __repr__(self):
         return _ask(self, "representation")
-
-    def __int__(self):
-        return _ask(self, "int")
-
-    def __float__(self):
-        return _ask(self, "float")
 
     def __eq__(self, other):
         if type(other) is not Proxy:
@@ -166,8 +162,8 @@ def check(job: dict, requests: int, replies: int) -> tuple[str, str]:
     """Runs the tests against the program.
 
     Args:
-        job: `tests`; `helpers`, code that the tests may use; `names`, what is the program's even if
-            the helpers define it.
+        job: `tests`; `helpers`, code that the tests may use; `names`, what of it all is the
+            program's; `modules`, which the tests use if the program imported them.
         requests: Descriptor that requests are written to.
         replies: Descriptor that answers are read from.
 
@@ -176,7 +172,7 @@ def check(job: dict, requests: int, replies: int) -> tuple[str, str]:
     """
     program = Program(requests, replies)
     try:
-        program.receive()  # the program was loaded
+        program.receive("load")
         _run_tests(job, program)
     except Stopped:
         pass
@@ -198,48 +194,20 @@ def _run_tests(job, program) -> None:
     names: dict = {}
     if job["helpers"]:
         exec(compile(job["helpers"], "<helpers>", "exec"), names)
-    code = compile(job["tests"], "<tests>", "exec")
-    # A builtin or helper of the same name that the program defines is not taken from it.
-    foreign = _names_in(code) - set(names) - set(dir(builtins))
-    modules = _modules_in(job["tests"], foreign - set(job["names"]))
-    for name in sorted(foreign | set(job["names"])):
+    for name in job["names"]:
         known, value = program.ask("resolve", name)
-        if not known:
-            names.pop(name, None)
-        else:
-            # `math.isclose(..., expected)` must not ask the program whether it is close.
-            names[name] = __import__(name) if name in modules else value
-    exec(code, names)
-
-
-def _modules_in(tests: str, names: set[str]) -> set[str]:
-    """Which names are the standard library's modules: used for what is in them, never called."""
-    candidates = names & sys.stdlib_module_names
-    if not candidates:
-        return candidates
-    import ast  # rarely needed, and slow to import
-
-    called, opened = set(), set()
-    for node in ast.walk(ast.parse(tests)):
-        match node:
-            case ast.Call(func=ast.Name(id=name)):
-                called.add(name)
-            case ast.Attribute(value=ast.Name(id=name)):
-                opened.add(name)
-    return candidates & opened - called
-
-
-def _names_in(code) -> set[str]:
-    """Every name that code and the functions inside it look up, attributes included."""
-    names = set(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            names |= _names_in(constant)
-    return names
+        names.pop(name, None)
+        if known:
+            names[name] = value
+    for name in job["modules"]:
+        # The real one: `math.isclose(..., expected)` must not ask the program whether it is close.
+        if program.ask("resolve", name)[0]:
+            names[name] = __import__(name)
+    exec(compile(job["tests"], "<tests>", "exec"), names)
 
 
 def report(descriptor: int, outcome: str, message: str) -> None:
     """Tells the verdict, and ends the process before anything else of it can run."""
-    text = f"{outcome}\n{message}".encode("utf-8", "replace")
+    text = f"{outcome}\n{message}"[:_MAX_VERDICT].encode("utf-8", "replace")
     channel.send(descriptor, text)
     os._exit(0)

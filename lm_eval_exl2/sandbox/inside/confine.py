@@ -41,17 +41,19 @@ def confine(settings: dict) -> None:
         settings: `limits` (name of a resource -> value), `parent` (process that must still live, or
             None), `user` (number of the user to become, or None), `landlock` (None, or the paths
             that may be read: `trees`, `files`, `listed`, and `written`), `seccomp` (bool), `paths`
-            (directories of modules).
+            (directories of the standard library), `libraries` (other packages -> directory).
 
     Raises:
         OSError: The kernel refused.
     """
     # Made before the user changes: nobody could not open what lies in root's home.
     ruleset = None if settings["landlock"] is None else _make_ruleset(settings["landlock"])
+    libraries = dict(settings["libraries"])
     sys.path[:] = settings["paths"]
+    sys.meta_path.append(_Libraries(libraries))
     if settings["user"] is not None:
         if ruleset is not None:
-            _reach_modules_by_descriptor()
+            _reach_modules_by_descriptor(libraries)
         _become(settings["user"])
     if settings["parent"] is not None:  # a change of the user would undo it
         _die_with_parent(settings["parent"])
@@ -88,10 +90,28 @@ def _become(user: int) -> None:
     _call(_libc.prctl, _PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
-def _reach_modules_by_descriptor() -> None:
+class _Libraries:
+    """Finds a few packages by name, so that their neighbours need not even be listed."""
+
+    def __init__(self, places: dict[str, str]):
+        self._places = places
+
+    def find_spec(self, name, path=None, target=None):
+        """What the import system asks; None for every other module."""
+        place = self._places.get(name)
+        if place is None:
+            return None
+        import importlib.util  # rarely needed, and slow to import
+
+        return importlib.util.spec_from_file_location(
+            name, f"{place}/__init__.py", submodule_search_locations=[place]
+        )
+
+
+def _reach_modules_by_descriptor(libraries: dict[str, str]) -> None:
     """Keeps module directories reachable for a user who may not enter their parents (/root)."""
     reached = {}
-    for path in sys.path:
+    for path in (*sys.path, *libraries.values()):
         if os.path.isdir(path):  # noqa: PTH112 - pathlib is slow to import
             descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY)
             reached[path] = f"/proc/self/fd/{descriptor}"
@@ -108,6 +128,7 @@ def _reach_modules_by_descriptor() -> None:
     for module in list(sys.modules.values()):
         if isinstance(getattr(module, "__path__", None), list):
             module.__path__ = [moved(path) for path in module.__path__]
+    libraries.update({name: moved(path) for name, path in libraries.items()})
     sys.path_importer_cache.clear()
 
 

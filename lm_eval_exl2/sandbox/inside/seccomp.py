@@ -95,8 +95,6 @@ _ALLOWED = {
     "getgid": (104, 176),
     "getegid": (108, 177),
     "getpgrp": (111, None),
-    "getpgid": (121, 155),
-    "getsid": (124, 156),
     "getgroups": (115, 158),
     "getresuid": (118, 148),
     "getresgid": (120, 150),
@@ -106,9 +104,6 @@ _ALLOWED = {
     "getrusage": (98, 165),
     "getrlimit": (97, 163),
     "getcpu": (309, 168),
-    "sched_getaffinity": (204, 123),
-    "sched_getparam": (143, 121),
-    "sched_getscheduler": (145, 120),
     "sched_get_priority_max": (146, 125),
     "sched_get_priority_min": (147, 126),
 }
@@ -125,6 +120,11 @@ _ALLOWED_FOR = {
     "kill": (62, 129, 0, (None,)),
     "tgkill": (234, 131, 0, (None,)),
     "prlimit64": (302, 261, 0, (0, None)),
+    "getpgid": (121, 155, 0, (0, None)),
+    "getsid": (124, 156, 0, (0, None)),
+    "sched_getaffinity": (204, 123, 0, (0, None)),
+    "sched_getparam": (143, 121, 0, (0, None)),
+    "sched_getscheduler": (145, 120, 0, (0, None)),
 }
 _CLONE = (56, 220)
 _CLONE3 = (435, 435)

@@ -10,6 +10,7 @@ Nothing is trusted while decoding: sizes, depth and number of values are limited
 # Values here are whatever a program makes of them:
 # pyright: basic
 
+import builtins
 import struct
 
 MAX_BYTES = 16 << 20
@@ -18,6 +19,19 @@ MAX_DEPTH = 64
 
 _CONSTANTS = {None: b"N", True: b"T", False: b"F", Ellipsis: b"E", NotImplemented: b"U"}
 _FROM_CONSTANT = {tag[0]: value for value, tag in _CONSTANTS.items()}
+# Types that the tests may pass or compare with; the very objects are at both ends.
+_TYPES = {
+    kind.__name__: kind
+    for kind in (
+        *(bool, bytearray, bytes, complex, dict, float, frozenset, int, list, object, range, set),
+        *(str, tuple, type, type(None)),
+        *(
+            kind
+            for kind in vars(builtins).values()
+            if isinstance(kind, type) and issubclass(kind, Exception)
+        ),
+    )
+}
 _LENGTH = struct.Struct("<I")
 _DOUBLE = struct.Struct("<d")
 
@@ -113,10 +127,12 @@ class _Encoder:
 
     def _write_other(self, value, depth):
         kind = type(value)
-        if kind is range:
-            self.parts.append(b"r")
+        if kind is range or kind is slice:
+            self.parts.append(b"r" if kind is range else b"x")
             for number in (value.start, value.stop, value.step):
                 self.write(number, depth)
+        elif kind is type and _TYPES.get(value.__name__) is value:
+            self._text("Y", value.__name__.encode())
         elif kind.__module__ == "decimal" and kind.__name__ == "Decimal":
             self._text("D", str(value).encode())
         elif kind.__module__ == "fractions" and kind.__name__ == "Fraction":
@@ -186,6 +202,8 @@ class _Decoder:
         if letter in "fc":
             numbers = [_DOUBLE.unpack(self._take(8))[0] for _ in range("fc".index(letter) + 1)]
             return numbers[0] if letter == "f" else complex(*numbers)
+        if letter == "x":
+            return slice(*(self.read(depth + 1) for _ in range(3)))
         if letter in "rR":
             return self._read_numbers(letter, depth + 1)
         return self._read_sized(letter, depth + 1)
@@ -219,6 +237,8 @@ class _Decoder:
             return data.decode("utf-8", "surrogatepass")
         if letter in "ba":
             return data if letter == "b" else bytearray(data)
+        if letter == "Y":
+            return _TYPES[data.decode("ascii")]
         if letter == "h":
             return self.object_of(int(data, 16))
         if letter == "D":

@@ -3,9 +3,9 @@
 It knows the program and the arguments of calls, never the tests or what they expect. It holds every
 object that is no builtin value and gives out numbers for them.
 
-Requests are tuples `(operation, ...)`, answers `("value", value)` or `("error", name, message)`,
-where name is a builtin exception. Nothing here protects anything: the program may replace all of
-it, and gains no more than the freedom to choose its own answers.
+Requests are tuples `(operation, ...)`, answers `("value", value)`, `("refused", reason)` or
+`("error", name, arguments)`, where name is a builtin exception. Nothing here protects anything:
+the program may replace all of it, and gains no more than the freedom to choose its own answers.
 """
 
 # Values here are whatever a program makes of them:
@@ -17,6 +17,7 @@ import os
 from . import channel, values
 
 _MAX_MESSAGE = 1000
+_MAX_ERROR_BYTES = 4000
 
 
 def serve(source: str, requests: int, replies: int) -> None:
@@ -53,13 +54,25 @@ class _Worker:
         except values.Refused as error:
             return values.encode(("refused", str(error)), self.number_of)
         except BaseException as error:  # noqa: BLE001 - SystemExit of the program, too
-            return values.encode(("error", *_describe(error)), self.number_of)
+            return self._encode_error(error)
 
     def perform(self, data):
         match values.decode(data, self.objects.__getitem__):
             case (str(operation), *arguments):
                 return _OPERATIONS[operation](self, *arguments)
         raise ValueError("no request")
+
+    def _encode_error(self, error) -> bytes:
+        name = _builtin_name(error)
+        if name is not None:
+            try:
+                data = values.encode(("error", name, error.args), self.number_of)
+                if len(data) <= _MAX_ERROR_BYTES:
+                    return data
+            except BaseException:  # noqa: BLE001 - whatever the program made of its exception
+                pass
+        text = f"{type(error).__name__}: {_message_of(error)}"
+        return values.encode(("error", name or "RuntimeError", (text,)), self.number_of)
 
     def number_of(self, value) -> int:
         number = self.numbers.get(id(value))
@@ -69,20 +82,19 @@ class _Worker:
         return number
 
 
-def _describe(error) -> tuple[str, str]:
-    """Name of the nearest builtin exception, and the message."""
-    name = "RuntimeError"  # for what is no Exception, such as SystemExit
+def _builtin_name(error) -> str | None:
+    """The nearest builtin exception; None for what is no Exception, such as SystemExit."""
     for kind in type(error).__mro__:
         if getattr(builtins, kind.__name__, None) is kind and issubclass(kind, Exception):
-            name = kind.__name__
-            break
+            return kind.__name__
+    return None
+
+
+def _message_of(error) -> str:
     try:
-        message = str(error)[:_MAX_MESSAGE]
+        return str(error)[:_MAX_MESSAGE]
     except BaseException:  # noqa: BLE001 - whatever the program's __str__ does
-        message = "its message could not be made"
-    if name == "RuntimeError" and not isinstance(error, RuntimeError):
-        message = f"{type(error).__name__}: {message}"
-    return name, message
+        return "its message could not be made"
 
 
 def _resolve(worker, name):
@@ -105,6 +117,4 @@ _OPERATIONS = {
     "truth": lambda _, target: bool(target),
     "text": lambda _, target: str(target),
     "representation": lambda _, target: repr(target),
-    "int": lambda _, target: int(target),
-    "float": lambda _, target: float(target),
 }
