@@ -259,7 +259,7 @@ def sandbox_table() -> str:
             f"HF's `code_eval`: {peer['canonical_passed']} canonical solutions passed, "
             f"{peer['programs_per_second']} programs/s.",
         ]
-    if mbpp := found["mbpp"]:
+    if mbpp := found.get("mbpp"):
         failing = ", ".join(map(str, mbpp["failing"])) or "none"
         rows += [
             "",

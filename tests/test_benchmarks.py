@@ -47,14 +47,12 @@ def test_the_ratio_is_the_median_over_pairs_and_every_pair_is_kept():
 
 def test_a_row_measured_later_replaces_its_own_and_keeps_the_others(tmp_path):
     path = tmp_path / "result.json"
-    first = {"date": "d1", "commit": "a", "rows": [{"workload": "x", "v": 1}, {"workload": "y"}]}
-    path.write_text(json.dumps(pairs.joined(path, first, ["x", "y"])))
-    second = {"date": "d2", "commit": "b", "rows": [{"workload": "x", "v": 2}]}
-    found = pairs.joined(path, second, ["x", "y"])
-    assert found["rows"] == [
-        {"workload": "x", "v": 2, "date": "d2", "commit": "b"},
-        {"workload": "y", "date": "d1", "commit": "a"},
-    ]
+    first = {"date": "d1", "commit": "a", "command": "all"}
+    first_rows = {"rows": [{"workload": "x", "v": 1}, {"workload": "y"}]}
+    path.write_text(json.dumps(pairs.joined(path, first | first_rows, ["x", "y"])))
+    second = {"date": "d2", "commit": "b", "command": "one"}
+    found = pairs.joined(path, second | {"rows": [{"workload": "x", "v": 2}]}, ["x", "y"])
+    assert found["rows"] == [{"workload": "x", "v": 2, **second}, {"workload": "y", **first}]
 
 
 @pytest.fixture(scope="module")
