@@ -277,6 +277,30 @@ def sandbox_table() -> str:
     return "\n".join(rows)
 
 
+def wikitext2_table() -> str:
+    """Return perplexities measured three ways."""
+    found = _result("wikitext2_ppl.json")
+    if found is None:
+        return "Not measured yet."
+    rows = [
+        "| checkpoint | protocol | window | targets | `exl2` | `hf`, decoded | plain loop "
+        "| largest relative difference |",
+        "| --- | --- |" + " ---: |" * 6,
+    ]
+    for row in found["rows"]:
+        rows.append(
+            f"| {row['checkpoint']} | {row['protocol']} | {row['window']} | {row['targets'][0]:,} "
+            f"| {row['ours']:.4f} ± {row['stderr']:.4f} | {row['hf']:.4f} "
+            f"| {row['reference_loop']:.4f} | {row['largest_relative_difference']:.1e} |"
+        )
+    rows += [
+        "",
+        f"Measured on {found['date']} at {found['commit'][:8]}: {found['machine']}. "
+        f"`{found['command']}`",
+    ]
+    return "\n".join(rows)
+
+
 def planning_text() -> str:
     """Return what planning costs, how cost grows, what bfloat16 and other plans do."""
     found = _result("loglikelihood_cpu.json") or {}
@@ -334,6 +358,7 @@ PARTS = {
     ROOT / "benchmarks" / "README.md": {
         "loglikelihood": loglikelihood_table,
         "sandbox": sandbox_table,
+        "wikitext2": wikitext2_table,
         "planning": planning_text,
         "generation": generation_table,
         "load": load_table,

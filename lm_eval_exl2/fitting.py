@@ -49,7 +49,8 @@ def fit_window(requests: Sequence[Encoded], max_length: int) -> Fitted:
                 f"a continuation has {len(target)} tokens, but the window holds "
                 f"{max_length}; raise max_length or drop the document"
             )
-        kept = truncate_tokens([*context, *target], max_length + 1, side="left")
+        # `+`, not `*`: ids of a protocol that must not be cut refuse it (tasks/token_requests.py).
+        kept = truncate_tokens(context + target, max_length + 1, side="left")
         surplus = len(context) + len(target) - len(kept)
         cut, longest = cut + bool(surplus), max(longest, surplus)
         split = len(kept) - len(target)

@@ -6,6 +6,7 @@ A test that changes a model (a chat template, a cache hook) loads one of its own
 from functools import cache
 
 import hypothesis
+import lm_eval.evaluator
 import pytest
 import torch
 
@@ -23,6 +24,8 @@ def pytest_configure():
     hypothesis.settings.register_profile("untimed", deadline=None)  # machines are noisy
     hypothesis.settings.load_profile("untimed")
     exllamav2_import.has_cuda = lambda: False
+    # A dozen subprocesses that ask the system for versions; no test reads them.
+    lm_eval.evaluator.add_env_info = lambda _results: None
 
 
 @pytest.fixture(autouse=True)
