@@ -1,8 +1,8 @@
 """Loads the demo tasks' documents from the installed package, without a network.
 
 Called by the harness for `custom_dataset:` in YAMLs under `task_configs`. It only reads files of
-`lm_eval_exl2/demo/data`: those that `lm_eval_exl2.demo.train` wrote, and problems in the shape of
-HumanEval and MBPP that were written for this package.
+`lm_eval_exl2/demo/data`: those that `lm_eval_exl2.demo.train` wrote, and problems that were written for this package: some in the
+shape of HumanEval and MBPP, some of arithmetic.
 """
 
 # `datasets` ships without types:
@@ -89,6 +89,18 @@ def mbpp(**_metadata: object) -> "dict[str, Dataset]":
         Documents with `task_id`, `text`, `code`, `test_list` and `test_setup_code`, by split.
     """
     return _splits("mbpp", "test", "prompt")
+
+
+def maths(**_metadata: object) -> "dict[str, Dataset]":
+    """Load sums and word problems: split `test` only.
+
+    Args:
+        **_metadata: As in `facts`.
+
+    Returns:
+        Documents with `problem` ("3 + 4 =") and `answer` ("7"), by split.
+    """
+    return _splits("maths", "test")
 
 
 def _splits(task: str, *names: str) -> "dict[str, Dataset]":
