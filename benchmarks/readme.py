@@ -301,6 +301,33 @@ def wikitext2_table() -> str:
     return "\n".join(rows)
 
 
+def anchors_text() -> str:
+    """Return which published scores have been run again, and what came out."""
+    found = _result("anchors.json")
+    if found is None:
+        return "Not measured yet."
+    counts = found["counts"]
+    total = len(found["rows"])
+    lines = [
+        f"{counts['ran']} of {total} have run, {counts['within']} of them within their tolerance; "
+        f"{counts['failed']} failed, {counts['not run']} could not run where it was tried last."
+    ]
+    if reasons := {row["reason"].partition(":")[0] for row in found["rows"] if "reason" in row}:
+        lines[0] += f" Reasons: {', '.join(sorted(reasons))}."
+    if ran := [row for row in found["rows"] if row["status"] == "ran"]:
+        lines += [
+            "",
+            "| score | published | measured | tolerance |",
+            "| --- | ---: | ---: | ---: |",
+        ]
+        lines += [
+            f"| {row['name']} | {row['published']:g} | {row['measured']:.4f} "
+            f"| {row['tolerance']:.3g}{'' if row['within'] else ', **outside**'} |"
+            for row in ran
+        ]
+    return "\n".join([*lines, "", f"Last tried on {found['date']}: `{found['command']}`"])
+
+
 def planning_text() -> str:
     """Return what planning costs, how cost grows, what bfloat16 and other plans do."""
     found = _result("loglikelihood_cpu.json") or {}
@@ -359,6 +386,7 @@ PARTS = {
         "loglikelihood": loglikelihood_table,
         "sandbox": sandbox_table,
         "wikitext2": wikitext2_table,
+        "anchors": anchors_text,
         "planning": planning_text,
         "generation": generation_table,
         "load": load_table,

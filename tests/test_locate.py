@@ -74,6 +74,18 @@ def test_a_number_that_fits_two_branches_asks_for_quotes(hub):
         locate("org/name", revision=65.0)
 
 
+def test_without_a_connection_a_number_asks_for_quotes_too(hub, monkeypatch):
+    class NoConnectionError(huggingface_hub.errors.HTTPError):
+        pass
+
+    def fail(*_args):
+        raise NoConnectionError("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_refs", fail)
+    with pytest.raises(OptionError, match="which branch is meant"):
+        locate("org/name", revision=65.0)
+
+
 def test_a_number_for_a_local_folder_does_not_matter(tmp_path):
     assert locate(str(tmp_path), revision=65.0).directory == tmp_path
 

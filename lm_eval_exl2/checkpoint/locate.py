@@ -64,12 +64,11 @@ def _revision_name(repository: str, revision: str | float | None) -> str:
     if not isinstance(revision, float):
         return str(revision or "main")
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     try:
         refs = HfApi().list_repo_refs(repository)
         names = [ref.name for ref in (*refs.branches, *refs.tags)]
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
+    except _hub_failures():
         names = []
     matching = [name for name in names if _as_number(name) == revision]
     if len(matching) != 1:
@@ -90,7 +89,6 @@ def _as_number(name: str) -> float | None:
 
 def _download(repository: str, revision: str, subfolder: str) -> Path:
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     hub: Any = huggingface_hub
     try:
@@ -102,9 +100,25 @@ def _download(repository: str, revision: str, subfolder: str) -> Path:
                 ignore_patterns=_UNWANTED,
             )
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except _hub_failures() as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelFormatError(
             f"{repository} (revision {revision}) is neither a directory nor a repository that "
             f"can be downloaded: {reason}"
         ) from error
+
+
+def _hub_failures() -> tuple[type[Exception], ...]:
+    """What the hub's client raises where a repository cannot be had."""
+    from huggingface_hub import errors
+
+    # Without a connection that is the HTTP library's own error, whichever library it is.
+    connection: type[Exception] = vars(errors)["HTTPError"]
+    return (
+        connection,
+        errors.HfHubHTTPError,
+        errors.HFValidationError,
+        errors.LocalEntryNotFoundError,
+        errors.OfflineModeIsEnabled,
+        OSError,
+    )

@@ -1,8 +1,8 @@
 """Loads the demo tasks' documents from the installed package, without a network.
 
 Called by the harness for `custom_dataset:` in YAMLs under `task_configs`. It only reads files of
-`lm_eval_exl2/demo/data`: those that `lm_eval_exl2.demo.train` wrote, and problems that were written for this package: some in the
-shape of HumanEval and MBPP, some of arithmetic.
+`lm_eval_exl2/demo/data`: those that `lm_eval_exl2.demo.train` wrote, and problems that were written
+for this package: some in the shape of HumanEval and MBPP, some of arithmetic.
 """
 
 # `datasets` ships without types:
