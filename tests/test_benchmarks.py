@@ -117,6 +117,7 @@ def test_loglikelihoods_are_measured_and_agree_with_the_peer(run, tmp_path, monk
     assert row["title"] in readme.loglikelihood_table()
 
 
+@pytest.mark.slow
 def test_generation_is_measured_and_agrees_with_the_peer(run, tmp_path, monkeypatch):
     result = run(generation, "--pairs", "1", "--size", "5")
     (row,) = result["rows"]

@@ -55,6 +55,7 @@ def test_logits_are_compared_with_the_torch_engines_and_recorded(gpu_check, tmp_
     assert (golden["logits"].float() - expected).abs().max() < 0.1 * expected.std()
 
 
+@pytest.mark.slow
 def test_repetition_is_measured(gpu_check):
     found = gpu_check.measure_repetition(demo_directory("demo"))
     assert found == {
@@ -62,7 +63,7 @@ def test_repetition_is_measured(gpu_check):
     }
 
 
-@pytest.mark.parametrize("flash_attn", [False, True])
+@pytest.mark.parametrize("flash_attn", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_what_drafts_change_is_measured_where_there_are_pages(gpu_check, monkeypatch, flash_attn):
     simulated_exllamav2.install(monkeypatch, flash_attn=flash_attn)
     found = gpu_check.measure_drafting(demo_directory("demo"))
