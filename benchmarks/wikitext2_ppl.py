@@ -5,7 +5,8 @@
 FILE is `wiki.test.raw`; CHECKPOINT an EXL2 folder. Each is measured by the task with `exl2`,
 by the same task with `--model hf` on the output of `lm-eval-exl2 dequantize`, and by a plain loop
 (perplexity_loops.py) over the same decoded weights; all in float32 on the CPU. The last checkpoint
-is also measured by the other protocols. The three must agree to 1e-4 of the value.
+is also measured by the other protocols. The three must agree to 1e-4 of the value. The loop reads
+FILE as the task does; what it checks is windows, targets and averaging.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ def run_task(
         "targets": values["targets,none"],
         "tokens": said["tokens"],
         "bos": said["bos"],
+        "text_sha256": said["text_sha256"],
     }
 
 
@@ -83,6 +85,7 @@ def compare(
         "targets": [ours["targets"], hf["targets"], loop.targets],
         "tokens": ours["tokens"],
         "bos": ours["bos"],
+        "text_sha256": ours["text_sha256"],
         "ours": values[0],
         "stderr": ours["stderr"],
         "hf": values[1],
@@ -114,7 +117,14 @@ def main() -> int:
         for row in rows
     )
     command = f"python benchmarks/wikitext2_ppl.py --text FILE CHECKPOINTS --window {args.window}"
-    result = {**where, "command": command, "tolerance": TOLERANCE, "agree": agree, "rows": rows}
+    result = {
+        **where,
+        "command": command,
+        "tolerance": TOLERANCE,
+        "agree": agree,
+        "lines": len(read_lines(args.text)),
+        "rows": rows,
+    }
     write_result(RESULT, result)
     return 0 if agree else 1
 

@@ -14,7 +14,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from lm_eval_exl2.demo import demo_directory
-from lm_eval_exl2.errors import OptionError, RequestError
+from lm_eval_exl2.errors import OptionError, RequestError, ScoreError
 from lm_eval_exl2.lm import Exl2LM
 from lm_eval_exl2.tasks import demo
 from lm_eval_exl2.tasks.mmlu_letters import find_bos, find_letters, shuffle_choices
@@ -178,12 +178,65 @@ def test_letters_carry_their_space_in_sentencepiece_vocabularies():
     assert find_letters(Words()) == ["▁A", "▁B", "▁C", "▁D"]
 
 
+def test_preprompt_and_question_are_tokenized_apart():
+    """Seen with a tokenizer that puts a mark in front of every text, as SentencePiece does."""
+
+    class Marked:
+        bos_token_id = 7
+
+        def encode(self, text, add_special_tokens):
+            assert not add_special_tokens
+            return [8, *map(ord, text)]
+
+    manager = TaskManager(
+        include_path=str(TASKS), include_defaults=False, metadata={"pretrained": "demo-fp16"}
+    )
+    task = manager.load(["exl2_mmlu_letters_demo"])["tasks"]["exl2_mmlu_letters_demo"]
+    task._model = task._model._replace(tokenizer=Marked())
+    document = FACTS["test"][0]
+    question = write(document)
+    (first, *_) = task.construct_requests(document, "Before. " + question, metadata=("t", 0, 1))
+    expected = [task._bos, 8, *map(ord, "Before. "), 8, *map(ord, question)]
+    assert list(first.context_ids) == expected
+
+
+@pytest.mark.parametrize("loss", ["nan", "-inf"])
+def test_a_letter_without_a_probability_is_no_answer(loss):
+    with pytest.raises(ScoreError, match=f"log-likelihood {loss}"):
+        evaluate(Letter([float(loss)]), limit=1)
+
+
+def test_a_chat_template_that_ends_with_the_question_is_refused_too():
+    model = Letter([-1.0])
+    model.apply_chat_template = lambda history, add_generation_prompt=True: (
+        "### user:\n" + history[-1]["content"]
+    )
+    model.chat_template = lambda name=False: "template"
+    type(model).tokenizer_name = "tokenizer"
+    with pytest.raises(RequestError, match="without --apply_chat_template"):
+        evaluate(model, apply_chat_template=True)
+
+
+def test_without_config_and_bos_nobody_knows_what_stands_in_front():
+    none = types.SimpleNamespace(bos_token_id=None)
+    with pytest.raises(OptionError, match="whether a BOS stands in front"):
+        find_bos(types.SimpleNamespace(tokenizer=none, config={}))
+
+
+def test_all_subjects_share_five_examples_of_dev_and_the_test_split():
+    shared = load_yaml(TASKS / "_exl2_mmlu_letters.yaml", resolve_func=False)
+    stock = load_yaml(STOCK / "_default_template_yaml", resolve_func=False)
+    assert shared["num_fewshot"] == 5
+    for name in ("dataset_path", "test_split", "fewshot_split", "fewshot_config", "doc_to_choice"):
+        assert shared[name] == stock[name]
+
+
 def test_bos_is_what_config_json_says_before_what_the_tokenizer_says():
     tokenizer = types.SimpleNamespace(bos_token_id=5)
     assert find_bos(types.SimpleNamespace(tokenizer=tokenizer, config={"bos_token_id": 7})) == 7
     assert find_bos(types.SimpleNamespace(tokenizer=tokenizer, config={})) == 5
     none = types.SimpleNamespace(bos_token_id=None)
-    assert find_bos(types.SimpleNamespace(tokenizer=none, config={"bos_token_id": None})) is None
+    assert find_bos(types.SimpleNamespace(tokenizer=none, config={"model_type": "x"})) is None
 
 
 def test_the_subjects_are_those_of_the_stock_mmlu():
@@ -202,7 +255,7 @@ def test_the_subjects_are_those_of_the_stock_mmlu():
         assert mine["task_alias"] == subject
         assert mine["dataset_name"] == theirs["dataset_name"] == subject
         assert mine["tag"] == f"exl2_{theirs['tag'].replace('mmlu_', 'mmlu_letters_')}"
-        assert mine["description"].endswith(f"about {subject.replace('_', ' ')}.\n\n")
+        assert mine["description"] == theirs["description"]
 
 
 def test_groups_weigh_questions_for_micro_and_subjects_for_macro():
@@ -211,5 +264,5 @@ def test_groups_weigh_questions_for_micro_and_subjects_for_macro():
             each["metric"]: each["weight_by_size"]
             for each in load_yaml(path, resolve_func=False)["aggregate_metric_list"]
         }
-        assert weighed["acc"]
-        assert not weighed["acc_macro"]
+        assert [name for name, by_size in weighed.items() if not by_size] == ["acc_macro"]
+        assert {"acc", "confidence", *(f"chose_{letter}" for letter in "ABCD")} < set(weighed)

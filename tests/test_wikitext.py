@@ -1,5 +1,6 @@
 """WikiText perplexity through the harness, against plain loops over the model's logits."""
 
+import hashlib
 import importlib
 import json
 import math
@@ -24,7 +25,7 @@ from lm_eval_exl2.errors import OptionError, RequestError, ScoreError
 from lm_eval_exl2.tasks.model_files import load_model_files
 from lm_eval_exl2.tasks.token_requests import TokenRequest, WholeIds, request_tokens
 from lm_eval_exl2.tasks.wikitext import cut, read_lines
-from lm_eval_exl2.tasks.windows import PROTOCOLS, choose_sizes
+from lm_eval_exl2.tasks.windows import PROTOCOLS, choose_sizes, perplexity_stderr
 
 TASKS = Path(__file__).parents[1] / "task_configs" / "wikitext2"
 SENTENCES = [f" {' '.join(line.split())} \n" for line in text_models.CORPUS[:7]]
@@ -49,11 +50,14 @@ def load(folder, file, **metadata):
     return manage(folder, file, **metadata).load(["exl2_wikitext2_ppl"])
 
 
-def evaluate(model, folder, file, *, limit=None, predict_only=False, **metadata):
+def evaluate(
+    model, folder, file, *, limit=None, predict_only=False, cache_requests=False, **metadata
+):
     found = lm_eval.simple_evaluate(
         model,
         tasks=["exl2_wikitext2_ppl"],
         task_manager=manage(folder, file, **metadata),
+        cache_requests=cache_requests,
         limit=limit,
         predict_only=predict_only,
     )
@@ -86,7 +90,7 @@ def test_each_protocol_gives_what_its_plain_loop_gives(protocol, sizes, checkpoi
     expected = LOOPS[protocol](*read(folder), LINES, window=WINDOW, **sizes)
     assert results["perplexity"] == pytest.approx(expected.perplexity, rel=1e-4)
     assert results["targets"] == expected.targets
-    assert config["metadata"]["perplexity"]["targets"] == expected.targets
+    assert config["metadata"]["perplexity"]["targets_available"] == expected.targets
 
 
 def test_the_harness_own_model_gives_the_same(checkpoint, hf, exl2, file):
@@ -109,7 +113,7 @@ def test_the_result_says_what_was_measured(checkpoint, exl2, file):
     _, tokenizer = read(checkpoint("bos"))
     tokens = len(tokenizer("\n\n".join(LINES), verbose=False).input_ids)
     assert said["tokens"] == tokens
-    assert said["windows"] == tokens // WINDOW
+    assert said["windows_available"] == tokens // WINDOW
     assert {key: said[key] for key in ("protocol", "window", "stride", "bos", "dataset")} == {
         "protocol": "gptq",
         "window": WINDOW,
@@ -122,6 +126,64 @@ def test_the_result_says_what_was_measured(checkpoint, exl2, file):
     assert samples[1]["doc"]["start"] == WINDOW
     assert samples[1]["arguments"][0][0] == samples[1]["doc"]["text"]
     assert results["perplexity_stderr"] > 0
+
+
+def test_digests_tell_texts_and_tokenizations_apart(checkpoint, exl2, file, tmp_path):
+    folder = checkpoint("bos")
+    _, config, samples = evaluate(exl2("bos"), folder, file, limit=2)
+    joined = "\n\n".join(LINES)
+    assert config["metadata"]["perplexity"]["text_sha256"] == sha256(joined)
+    _, tokenizer = read(folder)
+    ids = tokenizer(joined, verbose=False).input_ids
+    assert [each["doc"]["ids_sha256"] for each in samples] == [
+        sha256(json.dumps(ids[at : at + WINDOW])) for at in (0, WINDOW)
+    ]
+
+
+def sha256(text):
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_the_standard_error_knows_how_windows_overlap(checkpoint, file):
+    class Alternating(LM):
+        loglikelihood = loglikelihood_rolling = generate_until = None
+
+        def _loglikelihood_tokens(self, requests, **_arguments):
+            return [(-30.0 - (at % 3), False) for at in range(len(requests))]
+
+    sizes = {"protocol": "exllamav3-chart", "stride": 8, "rows": 20}
+    results, _, samples = evaluate(Alternating(), checkpoint("bos"), file, **sizes)
+    items = [(*each["perplexity"], each["doc"]["start"]) for each in samples]
+    assert results["perplexity_stderr"] == pytest.approx(perplexity_stderr(items, overlaps=4))
+    assert perplexity_stderr(items, overlaps=4) > 1.5 * perplexity_stderr(items)
+
+
+def test_requests_are_never_taken_from_the_harness_cache(
+    checkpoint, exl2, file, monkeypatch, tmp_path
+):
+    """Its key knows neither window nor model."""
+    monkeypatch.setattr("lm_eval.caching.cache.PATH", str(tmp_path))
+    for window in (WINDOW, WINDOW // 2):
+        fresh, _, _ = evaluate(exl2("bos"), checkpoint("bos"), file, limit=4, window=window)
+        cached, _, _ = evaluate(
+            exl2("bos"), checkpoint("bos"), file, limit=4, window=window, cache_requests=True
+        )
+        assert cached["perplexity"] == pytest.approx(fresh["perplexity"], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"tokenized_requests": False},
+        {"tokenized_requests": "False"},
+        {"tokenizer_backend": None},
+        {"tokenizer_backend": "tiktoken"},
+    ],
+)
+def test_adapters_that_send_text_are_refused(checkpoint, file, arguments):
+    with pytest.raises(OptionError, match="would send text"):
+        load(checkpoint("bos"), file, **arguments)
+    load(checkpoint("bos"), file, tokenized_requests=True, tokenizer_backend="huggingface")
 
 
 def test_one_window_alone_has_no_standard_error(checkpoint, exl2, file):
@@ -195,14 +257,15 @@ def load_vllm_adapter(monkeypatch):
     return module.VLLM
 
 
-def test_a_loss_that_is_no_number_is_not_averaged(checkpoint, file):
+@pytest.mark.parametrize("loss", ["nan", "-inf"])
+def test_a_loss_that_is_no_number_is_not_averaged(checkpoint, file, loss):
     class Broken(LM):
         loglikelihood = loglikelihood_rolling = generate_until = None
 
         def _loglikelihood_tokens(self, requests, **_arguments):
-            return [(float("nan"), False)] * len(requests)
+            return [(float(loss), False)] * len(requests)
 
-    with pytest.raises(ScoreError, match="log-likelihood nan"):
+    with pytest.raises(ScoreError, match=f"log-likelihood {loss}; .* softmax_dtype=float32"):
         evaluate(Broken(), checkpoint("bos"), file)
 
 
@@ -214,7 +277,8 @@ def test_a_raw_file_becomes_the_rows_of_the_hub(tmp_path):
     written.write_text(" \n = Title = \n \n A line\u2028with a separator . \n", encoding="utf-8")
     expected = ["", " = Title = \n", "", " A line\u2028with a separator . \n"]
     assert read_lines(written) == expected
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in expected))
+    lines = [json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in expected]
+    (tmp_path / "a.jsonl").write_text("".join(lines), encoding="utf-8")
     pandas.DataFrame({"text": expected}).to_parquet(tmp_path / "a.parquet")
     assert read_lines(tmp_path / "a.jsonl") == expected
     assert read_lines(tmp_path / "a.parquet") == expected
@@ -222,8 +286,10 @@ def test_a_raw_file_becomes_the_rows_of_the_hub(tmp_path):
 
 def test_files_that_are_no_text_are_refused(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"page": "x"}\n')
+    (tmp_path / "c.jsonl").write_text('{"text": null}\n')
+    (tmp_path / "d.json").write_text('["x"]')
     (tmp_path / "b.parquet").write_bytes(b"PAR1")
-    for name in ("missing.txt", "a.jsonl", "b.parquet"):
+    for name in ("missing.txt", "a.jsonl", "b.parquet", "c.jsonl", "d.json"):
         with pytest.raises(OptionError, match=r"dataset_file=.* cannot be read"):
             read_lines(tmp_path / name)
 
@@ -272,9 +338,42 @@ def test_bos_stands_where_each_protocol_puts_it():
     assert gptq.bos == "start of text"
     assert as_text(cut_letters("exllamav2-sp", lines, window=4, stride=2))[0] == "\n\nab"
     assert as_text(cut_letters("exllamav2-ed", lines, window=3, rows=2)) == ["abc", "def"]
-    gemma = cut_letters("exllamav2-ed", lines, window=3, rows=2, architecture="Gemma2ForCausalLM")
-    assert as_text(gemma) == ["^ab", "^de"]  # the last token makes room
-    assert gemma.bos == "every window"
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "GemmaForCausalLM",
+        "Gemma2ForCausalLM",
+        "Gemma3ForCausalLM",
+        "Gemma3ForConditionalGeneration",
+        "CohereForCausalLM",
+        "Cohere2ForCausalLM",
+    ],
+)
+def test_architectures_that_need_bos_get_it_in_every_row_of_ed(architecture):
+    rows = cut_letters(
+        "exllamav2-ed", ["", "abcd", "ef"], window=3, rows=2, architecture=architecture
+    )
+    assert as_text(rows) == ["^ab", "^de"]  # the last token makes room
+    assert rows.bos == "every window"
+
+
+def test_without_a_config_nobody_knows_whether_bos_is_needed():
+    model = types.SimpleNamespace(tokenizer=Letters(), config={})
+    protocol = PROTOCOLS["exllamav2-ed"]
+    with pytest.raises(OptionError, match="BOS where the architecture needs it"):
+        cut(["abc"], model, protocol, choose_sizes(protocol, context=9, window=3, rows=1))
+
+
+def test_a_tokenizer_that_adds_no_bos_is_said_to_add_none():
+    class Silent(Letters):
+        def __call__(self, text, *, verbose, add_special_tokens=True):
+            return super().__call__(text, verbose=verbose, add_special_tokens=False)
+
+    model = types.SimpleNamespace(tokenizer=Silent(), config={})
+    sizes = choose_sizes(PROTOCOLS["gptq"], context=9, window=3)
+    assert cut(["abc"], model, PROTOCOLS["gptq"], sizes).bos == "none"
 
 
 def test_too_little_text_is_an_error():
@@ -292,11 +391,84 @@ def test_a_task_without_a_model_asks_for_a_tokenizer():
         load_model_files({})
 
 
-def test_a_tokenizer_alone_is_enough(checkpoint):
-    found = load_model_files({"tokenizer": str(checkpoint("bos")), "max_length": 77})
-    assert found.context == 77
-    assert found.tokenizer.bos_token_id is not None
-    assert load_model_files({"tokenizer": str(checkpoint("bos"))}).context is None
+def test_a_tokenizer_alone_is_enough_and_brings_its_config(checkpoint, tmp_path):
+    found = load_model_files({"tokenizer": str(checkpoint("bos"))})
+    assert found.context == 64
+    assert found.config["architectures"] == ["LlamaForCausalLM"]
+    assert load_model_files({"tokenizer": str(checkpoint("bos")), "max_length": 77}).context == 77
+    found.tokenizer.save_pretrained(tmp_path)
+    alone = load_model_files({"tokenizer": str(tmp_path)})
+    assert (alone.config, alone.context) == ({}, None)
+    assert load_model_files({"tokenizer": alone.tokenizer}).tokenizer is alone.tokenizer
+
+
+@pytest.mark.parametrize("name", ["max_length", "max_model_len", "context_length"])
+def test_the_context_asked_for_counts_by_every_adapters_name(checkpoint, name):
+    known = {"pretrained": str(checkpoint("bos"))}
+    assert load_model_files({**known, name: 20}).context == 20
+    assert load_model_files({**known, name: "20"}).context == 20
+    with pytest.raises(OptionError, match=f"{name}='8k', expected a whole number"):
+        load_model_files({**known, name: "8k"})
+
+
+class Asked:
+    """Stands in for the loaders of transformers; remembers what it was asked."""
+
+    def __init__(self, monkeypatch, config=None):
+        self.calls = []
+        loaders = (("AutoTokenizer", "tokenizer"), ("AutoConfig", "config"))
+        for name, kind in loaders:
+            monkeypatch.setattr(getattr(transformers, name), "from_pretrained", self._record(kind))
+        self.config = config or types.SimpleNamespace(max_position_embeddings=5)
+        monkeypatch.setattr(
+            transformers.PretrainedConfig, "get_config_dict", lambda *_a, **_k: ({}, {})
+        )
+
+    def _record(self, kind):
+        def load(source, **arguments):
+            self.calls.append((kind, source, arguments))
+            return self.config if kind == "config" else "tokenizer"
+
+        return load
+
+
+def test_files_are_asked_for_as_the_adapters_ask(monkeypatch):
+    asked = Asked(monkeypatch)
+    load_model_files(
+        {
+            "pretrained": "org/name",
+            "revision": "6.5",
+            "subfolder": "inner",
+            "add_bos_token": False,
+            "trust_remote_code": True,
+        }
+    )
+    named = {"revision": "6.5", "subfolder": "inner", "trust_remote_code": True}
+    assert asked.calls == [
+        ("tokenizer", "org/name", {**named, "add_bos_token": False}),
+        ("config", "org/name", named),
+    ]
+
+
+def test_another_tokenizer_is_loaded_in_place_of_the_models(monkeypatch):
+    asked = Asked(monkeypatch)
+    load_model_files({"pretrained": "org/other", "tokenizer": "org/tokens"})
+    assert [(kind, source) for kind, source, _ in asked.calls] == [
+        ("tokenizer", "org/tokens"),
+        ("config", "org/other"),
+    ]
+
+
+def test_the_text_part_of_a_composite_config_has_the_context(monkeypatch):
+    inner = types.SimpleNamespace(max_position_embeddings=9)
+    Asked(monkeypatch, types.SimpleNamespace(max_position_embeddings=3, text_config=inner))
+    assert load_model_files({"pretrained": "org/composite"}).context == 9
+
+
+def test_a_local_subfolder_is_where_the_files_are(checkpoint, tmp_path):
+    (tmp_path / "inner").symlink_to(checkpoint("bos"))
+    found = load_model_files({"pretrained": str(tmp_path), "subfolder": "inner"})
+    assert found.context == 64
 
 
 def test_what_cannot_be_loaded_is_one_line(tmp_path):
@@ -319,6 +491,8 @@ def test_a_token_request_is_a_triple_and_an_instance():
     assert tuple(request) == (None, [1], [2, 3])
     assert (request[-2], request[-1], len(request)) == ([1], [2, 3], 3)
     assert request.args == ("text",)
+    asked = request_tokens({}, [1], [2], text="text", index=5, metadata=("task", 3, 1))
+    assert (asked.idx, asked.doc_id, asked.task_name) == (5, 3, "task")
 
 
 def test_ids_refuse_to_lose_their_beginning_only():

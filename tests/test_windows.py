@@ -119,23 +119,29 @@ def test_perplexity_of_two_windows_by_hand():
     assert perplexity([(math.log(2), 1), (3 * math.log(4), 3)]) == pytest.approx(2 ** (7 / 4))
 
 
+def far_apart(items):
+    """Windows too far from each other to correlate."""
+    return [(loss, targets, at * 10**6) for at, (loss, targets) in enumerate(items)]
+
+
 def test_stderr_of_equal_windows_is_the_one_of_their_means():
     means = [2.0, 2.5, 1.0, 3.0, 2.2]
     expected = math.exp(statistics.mean(means)) * statistics.stdev(means) / math.sqrt(5)
-    assert perplexity_stderr([(7 * each, 7) for each in means]) == pytest.approx(expected)
+    items = far_apart([(7 * each, 7) for each in means])
+    assert perplexity_stderr(items) == pytest.approx(expected)
 
 
 def test_stderr_of_unequal_windows_is_that_of_a_ratio():
     """Cochran's formula, written out: residuals loss - mean * targets over mean targets."""
-    items = [(2.0, 1), (9.0, 3), (3.0, 2)]
+    items = far_apart([(2.0, 1), (9.0, 3), (3.0, 2)])
     residuals = [2 - 7 / 3 * 1, 9 - 7 / 3 * 3, 3 - 7 / 3 * 2]  # mean loss 14 / 6
     variance = sum(each**2 for each in residuals) / 2 / 3 / 2**2
     assert perplexity_stderr(items) == pytest.approx(math.exp(14 / 6) * math.sqrt(variance))
 
 
 def test_one_window_has_no_stderr():
-    assert math.isnan(perplexity_stderr([(2.0, 3)]))
-    assert math.isnan(perplexity_stderr([(2.0, 3)], overlaps=4))
+    assert math.isnan(perplexity_stderr([(2.0, 3, 0)]))
+    assert math.isnan(perplexity_stderr([(2.0, 3, 0)], overlaps=4))
 
 
 def test_stderr_of_overlapping_windows_is_what_repeating_the_text_shows():
@@ -143,10 +149,59 @@ def test_stderr_of_overlapping_windows_is_what_repeating_the_text_shows():
     blocks = np.random.default_rng(7).normal(0, 0.1, (4000, 23))
     means = 1 + sum(blocks[:, first : first + 20] for first in range(4)) / 4
     true = np.exp(means.mean(axis=1)).std()
-    found = [perplexity_stderr([(each, 1) for each in text], overlaps=4) for text in means[:500]]
-    naive = [perplexity_stderr([(each, 1) for each in text]) for text in means[:500]]
+    texts = [far_apart([(each, 1) for each in text]) for text in means[:500]]
+    found = [perplexity_stderr(text, overlaps=4) for text in texts]
+    naive = [perplexity_stderr(text) for text in texts]
     assert np.sqrt(np.mean(np.square(found))) == pytest.approx(true, rel=0.05)
     assert np.sqrt(np.mean(np.square(naive))) < 0.55 * true
+
+
+def articles(random, tokens=340_000):
+    """Losses of tokens whose mean changes from article to article, as real text has it."""
+    lengths = random.gamma(3, 1800, 200).astype(int) + 200
+    level = np.repeat(random.normal(3, 0.3, 200), lengths)[:tokens]
+    return level + random.normal(0, 2, tokens)
+
+
+@pytest.mark.parametrize("window", [512, 2048])
+def test_stderr_is_nearly_right_for_text_whose_articles_differ(window):
+    """Against the spread of the mean over many such texts; windows taken alone are far off."""
+    random = np.random.default_rng(3)
+    texts = [articles(random) for _ in range(60)]
+    true = np.std([text.mean() for text in texts])
+    cuts = [
+        [
+            (float(text[at : at + window].sum()), window, at)
+            for at in range(0, len(text) - window, window)
+        ]
+        for text in texts[:20]
+    ]
+    found = [perplexity_stderr(cut) / perplexity([item[:2] for item in cut]) for cut in cuts]
+    alone = [
+        perplexity_stderr(far_apart([item[:2] for item in cut]))
+        / perplexity([item[:2] for item in cut])
+        for cut in cuts
+    ]
+    assert 0.75 * true < np.mean(found) < 1.1 * true
+    assert np.mean(alone) < 0.7 * true
+    shuffled = sorted(cuts[0], key=lambda item: item[0])
+    assert perplexity_stderr(shuffled) == pytest.approx(perplexity_stderr(cuts[0]))
+
+
+def test_a_loss_too_large_for_a_number_is_infinite():
+    assert perplexity([(800.0, 1)]) == math.inf
+
+
+def test_protocols_tokenize_and_begin_as_their_sources_do():
+    assert {
+        name: (each.tokenized, each.bos, each.rows_required) for name, each in PROTOCOLS.items()
+    } == {
+        "gptq": ("once", "tokenizer", False),
+        "exllamav3-chart": ("once", "tokenizer", False),
+        "exllamav2-ed": ("by row", "architecture", True),
+        "exllamav2-sp": ("once", "none", False),
+        "sliding": ("once", "tokenizer", False),
+    }
 
 
 def test_usual_sizes_are_those_published():

@@ -15,11 +15,10 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean
-from lm_eval.api.task import ConfigurableTask
 
 from lm_eval_exl2.errors import OptionError, RequestError
 from lm_eval_exl2.tasks.model_files import ModelFiles, load_model_files
-from lm_eval_exl2.tasks.token_requests import request_tokens
+from lm_eval_exl2.tasks.token_requests import TokenTask, read_logprob, request_tokens
 
 Document = dict[str, Any]
 
@@ -27,7 +26,7 @@ LETTERS = "ABCD"
 _METRICS = ("acc", "acc_macro", "confidence")
 
 
-class MmluLetters(ConfigurableTask):
+class MmluLetters(TokenTask):
     """One subject.
 
     Of its `metadata`, which `--metadata` can change: `shuffle_seed` (an integer shuffles each
@@ -45,13 +44,13 @@ class MmluLetters(ConfigurableTask):
         """As the harness calls it; finds the letters' tokens.
 
         Raises:
-            OptionError: A letter is not a single token, or the seed is no integer.
+            OptionError: A letter is not a single token, nothing says which BOS the model has, or
+                the seed is no integer.
         """
-        config = {key: value for key, value in (config or {}).items() if key != "class"}
         super().__init__(data_dir, cache_dir, download_mode, config)
-        self._bypassed = False
         self._model = load_model_files(self.config.metadata)
         self._letters = find_letters(self._model.tokenizer)
+        self._bos = find_bos(self._model)
         self._preprompts: dict[str, list[int]] = {}
         chosen = [f"chose_{letter}" for letter in LETTERS]
         self._aggregation_list = dict.fromkeys((*_METRICS, *chosen), mean)
@@ -83,15 +82,16 @@ class MmluLetters(ConfigurableTask):
             RequestError: The prompt was put into a chat template.
         """
         question = str(self.doc_to_text(doc))
-        if not isinstance(ctx, str) or not ctx.endswith(question):
+        text = ctx if isinstance(ctx, str) else ""
+        if arguments.get("apply_chat_template") or not text.endswith(question):
             raise RequestError(
                 f"{self.config.task} compares letters behind plain text, as exllamav2 does; run it "
                 "without --apply_chat_template"
             )
-        context = [*self._encode_preprompt(ctx.removesuffix(question)), *self._encode(question)]
+        context = [*self._encode_preprompt(text.removesuffix(question)), *self._encode(question)]
         return [
             request_tokens(
-                doc, context, [letter], text=ctx, index=index, metadata=arguments["metadata"]
+                doc, context, [letter], text=text, index=index, metadata=arguments["metadata"]
             )
             for index, letter in enumerate(self._letters)
         ]
@@ -102,14 +102,9 @@ class MmluLetters(ConfigurableTask):
     def _encode_preprompt(self, text: str) -> list[int]:
         """Description and examples, the same for all questions of a subject."""
         if text not in self._preprompts:
-            bos = find_bos(self._model)
-            self._preprompts[text] = [*([] if bos is None else [bos]), *self._encode(text)]
+            bos = [] if self._bos is None else [self._bos]
+            self._preprompts[text] = [*bos, *self._encode(text)]
         return self._preprompts[text]
-
-    def override_metric(self, metric_name: str) -> None:
-        """Computes no metric, as `--predict_only` asks."""
-        super().override_metric(metric_name)
-        self._bypassed = True
 
     def process_results(self, doc: Document, results: Sequence[Any]) -> dict[str, Any]:
         """Metrics of one question.
@@ -117,10 +112,13 @@ class MmluLetters(ConfigurableTask):
         Returns:
             `acc`, and as `acc_macro` the same for groups that weigh subjects equally; `confidence`,
             the right letter's share of the four letters' probability; `chose_A` to `chose_D`.
+
+        Raises:
+            ScoreError: The model gave no finite log-likelihood.
         """
         if self._bypassed:
             return {"bypass": None}
-        logprobs = [float(logprob) for logprob, _ in results]
+        logprobs = [read_logprob(result, "a letter") for result in results]
         best = max(logprobs)
         choice = logprobs.index(best)
         weights = [exp(logprob - best) for logprob in logprobs]
@@ -170,6 +168,16 @@ def find_letters(tokenizer: Any) -> list[int]:
 
 
 def find_bos(model: ModelFiles) -> int | None:
-    """BOS as exllamav2 finds it: config.json's, else the tokenizer's."""
+    """BOS as exllamav2 finds it: config.json's, else the tokenizer's.
+
+    Raises:
+        OptionError: Neither is known.
+    """
     written = model.config.get("bos_token_id")
-    return model.tokenizer.bos_token_id if written is None else written
+    found = model.tokenizer.bos_token_id if written is None else written
+    if found is None and not model.config:
+        raise OptionError(
+            "nothing says whether a BOS stands in front: there is no config.json where the "
+            "tokenizer is; name a `tokenizer` that belongs to the model"
+        )
+    return found

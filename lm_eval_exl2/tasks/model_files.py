@@ -56,9 +56,17 @@ def load_model_files(arguments: Mapping[str, Any]) -> ModelFiles:
         arguments.get("add_bos_token"),
         bool(arguments.get("trust_remote_code")),
     )
-    asked = (arguments.get(name) for name in _CONTEXT_ARGUMENTS)
-    context = next((int(value) for value in asked if value is not None), files.context)
-    return files._replace(context=context)
+    return files._replace(context=_asked_context(arguments) or files.context)
+
+
+def _asked_context(arguments: Mapping[str, Any]) -> int | None:
+    for name in _CONTEXT_ARGUMENTS:
+        if arguments.get(name) is not None:
+            try:
+                return int(arguments[name])
+            except ValueError as error:
+                raise OptionError(f"{name}={arguments[name]!r}, expected a whole number") from error
+    return None
 
 
 @cache
@@ -71,16 +79,25 @@ def _load(
     trust_remote_code: bool,
 ) -> ModelFiles:
     shared: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    named = {"revision": revision} | ({"subfolder": subfolder} if subfolder else {})
     bos = {} if add_bos_token is None else {"add_bos_token": add_bos_token}
-    if pretrained is None:
-        return ModelFiles(_load_tokenizer(tokenizer, shared | bos), {}, None)
-    source, named = pretrained, {"revision": revision}
-    if subfolder:
-        named["subfolder"] = subfolder
-    if pretrained.partition("-")[0] == "demo" or Path(pretrained).expanduser().is_dir():
-        source, named = str(locate(pretrained, subfolder=subfolder).directory), {}
-    loaded = _load_tokenizer(tokenizer or source, shared | bos | ({} if tokenizer else named))
-    return ModelFiles(loaded, *_load_config(source, shared | named))
+    source = pretrained
+    if pretrained is not None and _is_here(pretrained):
+        source, of_source = str(locate(pretrained, subfolder=subfolder).directory), {}
+    else:
+        of_source = named
+    chosen, of_chosen = (tokenizer, named) if tokenizer else (source, of_source)
+    loaded = _load_tokenizer(chosen, shared | bos | of_chosen)
+    if source is not None:
+        return ModelFiles(loaded, *_load_config(source, shared | of_source))
+    try:  # a tokenizer alone: mostly it lies beside the model's config
+        return ModelFiles(loaded, *_load_config(tokenizer, shared | named))
+    except OptionError:
+        return ModelFiles(loaded, {}, None)
+
+
+def _is_here(pretrained: str) -> bool:
+    return pretrained.partition("-")[0] == "demo" or Path(pretrained).expanduser().is_dir()
 
 
 def _load_tokenizer(source: Any, arguments: dict[str, Any]) -> Any:
@@ -94,9 +111,11 @@ def _load_tokenizer(source: Any, arguments: dict[str, Any]) -> Any:
         raise OptionError(f"no usable tokenizer in {source}: {_first_line(error)}") from error
 
 
-def _load_config(source: str, arguments: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
+def _load_config(source: Any, arguments: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
     from transformers import AutoConfig, PretrainedConfig
 
+    if not isinstance(source, str):
+        raise OptionError("a tokenizer object has no config.json")
     try:
         written, _ = PretrainedConfig.get_config_dict(source, **arguments)
         config: Any = AutoConfig.from_pretrained(source, **arguments)

@@ -6,15 +6,22 @@ task measures the baseline and the quantized checkpoint alike. Such requests are
 `--use_cache`.
 """
 
+# The harness ships without types:
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownParameterType=false
 
+import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex, cast
 
 from lm_eval.api.instance import Instance
+from lm_eval.api.task import ConfigurableTask
 
-from lm_eval_exl2.errors import RequestError
+from lm_eval_exl2.errors import OptionError, RequestError, ScoreError
+
+_log = logging.getLogger(__name__)
 
 
 class WholeIds(list[int]):
@@ -38,8 +45,8 @@ class WholeIds(list[int]):
             if 0 < start < stop == len(self):
                 raise RequestError(
                     f"a window of {len(self)} tokens does not fit, the model adapter would cut it "
-                    f"to {len(self) - start}; choose a shorter window or raise the model's "
-                    "maximum length"
+                    f"to {len(self) - start}; choose a shorter window, fewer examples, or raise "
+                    "the model's maximum length"
                 )
             return list.__getitem__(self, key)
         return list.__getitem__(self, key)
@@ -63,6 +70,69 @@ class TokenRequest(Instance):
 
     def __getitem__(self, index: int) -> Any:
         return self._as_tuple()[index]
+
+
+class TokenTask(ConfigurableTask):
+    """A task whose requests are token ids."""
+
+    def __init__(
+        self,
+        data_dir: str | None = None,
+        cache_dir: str | None = None,
+        download_mode: Any = None,
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        """As the harness calls it.
+
+        Raises:
+            OptionError: The model's adapter would turn ids back into text.
+        """
+        config = {key: value for key, value in (config or {}).items() if key != "class"}
+        _refuse_text(config.get("metadata") or {})
+        self._bypassed = False
+        super().__init__(data_dir, cache_dir, download_mode, config)
+
+    def build_all_requests(self, **arguments: Any) -> None:
+        """As the harness does, but never from its cache of requests.
+
+        Its key knows neither model nor metadata, so it would give the ids of another run.
+        """
+        if arguments.pop("cache_requests", False):
+            _log.warning("%s: --cache_requests has no effect on it", self.config.task)
+        arguments.pop("rewrite_requests_cache", None)
+        super().build_all_requests(**arguments)
+
+    def override_metric(self, metric_name: str) -> None:
+        """Computes no metric, as `--predict_only` asks."""
+        super().override_metric(metric_name)
+        self._bypassed = True
+
+
+def _refuse_text(arguments: dict[str, Any]) -> None:
+    """Some adapters of servers decode ids and let the server tokenize the text again."""
+    backend = arguments.get("tokenizer_backend", "huggingface")
+    as_ids = str(arguments.get("tokenized_requests", True)).lower() == "true"
+    if not as_ids or backend != "huggingface":
+        raise OptionError(
+            "this task asks for token ids, but the model's adapter would send text "
+            f"(tokenized_requests={as_ids}, tokenizer_backend={backend}); use "
+            "tokenized_requests=True,tokenizer_backend=huggingface"
+        )
+
+
+def read_logprob(result: Sequence[Any], request: str) -> float:
+    """The log-likelihood in a response.
+
+    Raises:
+        ScoreError: It is no finite number.
+    """
+    logprob = float(result[0])
+    if not math.isfinite(logprob):
+        raise ScoreError(
+            f"{request} has the log-likelihood {logprob}; nothing is reported. With --model hf try "
+            "dtype=bfloat16 or float32, and softmax_dtype=float32"
+        )
+    return logprob
 
 
 def request_tokens(

@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lm_eval.api.instance import Instance
-from lm_eval.api.task import ConfigurableTask
 
-from lm_eval_exl2.errors import OptionError, ScoreError
+from lm_eval_exl2.errors import OptionError
 from lm_eval_exl2.tasks import windows
 from lm_eval_exl2.tasks.model_files import ModelFiles, load_model_files
-from lm_eval_exl2.tasks.token_requests import request_tokens
+from lm_eval_exl2.tasks.token_requests import TokenTask, read_logprob, request_tokens
 from lm_eval_exl2.tasks.windows import Protocol, Sizes, Window
 
 Document = dict[str, Any]
@@ -33,6 +32,7 @@ _NEEDS_BOS = {
     "GemmaForCausalLM",
     "Gemma2ForCausalLM",
     "Gemma3ForConditionalGeneration",
+    "Gemma3ForCausalLM",  # the same model without its vision part
     "GemmoeForCausalLM",
     "CohereForCausalLM",
     "Cohere2ForCausalLM",
@@ -50,7 +50,7 @@ class Rows(NamedTuple):
     """`none`, `start of text` or `every window`."""
 
 
-class WikitextPerplexity(ConfigurableTask):
+class WikitextPerplexity(TokenTask):
     """A task whose documents are windows of one text.
 
     Of its `metadata`, which `--metadata` can change: `protocol` (see `windows.PROTOCOLS`),
@@ -70,9 +70,7 @@ class WikitextPerplexity(ConfigurableTask):
         Raises:
             OptionError: An unknown protocol, a window that does not fit the model, too little text.
         """
-        config = {key: value for key, value in (config or {}).items() if key != "class"}
         self._rows = Rows([], [], 0, "none")
-        self._bypassed = False
         super().__init__(data_dir, cache_dir, download_mode, config)
         overlaps = windows.count_overlaps(self._rows.cuts)
         self._aggregation_list: dict[str, Callable[[list[Any]], Any]] = {
@@ -115,8 +113,8 @@ class WikitextPerplexity(ConfigurableTask):
             "tokens": self._rows.tokens,
             "window": sizes.window,
             "stride": sizes.stride,
-            "windows": len(self._rows.cuts),
-            "targets": sum(window.targets for window in self._rows.cuts),
+            "windows_available": len(self._rows.cuts),
+            "targets_available": sum(window.targets for window in self._rows.cuts),
             "bos": self._rows.bos,
         }
         # What the number means stands beside it in the table.
@@ -151,11 +149,6 @@ class WikitextPerplexity(ConfigurableTask):
             )
         ]
 
-    def override_metric(self, metric_name: str) -> None:
-        """Computes no perplexity, as `--predict_only` asks."""
-        super().override_metric(metric_name)
-        self._bypassed = True
-
     def process_results(self, doc: Document, results: list[Any]) -> dict[str, Any]:
         """Loss and number of targets of a window.
 
@@ -164,18 +157,13 @@ class WikitextPerplexity(ConfigurableTask):
         """
         if self._bypassed:
             return {"bypass": None}
-        logprob = float(results[0][0])
-        if not math.isfinite(logprob):
-            raise ScoreError(
-                f"window {doc['window']} has the log-likelihood {logprob}; no perplexity is "
-                "reported, load the model in float32 or bfloat16"
-            )
-        item = (-logprob, doc["targets"])
+        item = -read_logprob(results[0], f"window {doc['window']}"), doc["targets"]
         # The harness knows no standard error for this metric; the second name is where it puts one.
-        return {"perplexity": item, "perplexity_stderr": item, "targets": doc["targets"]}
+        placed = *item, doc["start"]
+        return {"perplexity": item, "perplexity_stderr": placed, "targets": doc["targets"]}
 
 
-def _stderr(items: list[tuple[float, int]], *, overlaps: int) -> float | str:
+def _stderr(items: list[tuple[float, int, int]], *, overlaps: int) -> float | str:
     """As the harness writes it where one window says nothing of the spread."""
     found = windows.perplexity_stderr(items, overlaps=overlaps)
     return "N/A" if math.isnan(found) else found
@@ -195,18 +183,25 @@ def read_lines(file: Path) -> list[str]:
         if file.suffix == ".parquet":
             import pandas
 
-            return pandas.read_parquet(file, columns=["text"])["text"].tolist()
-        content = file.read_text(encoding="utf-8")
+            return _check_texts(pandas.read_parquet(file, columns=["text"])["text"].tolist())
+        if file.suffix in (".json", ".gz", ".zip"):
+            raise ValueError(f"{file.suffix} is not read")
+        # Not splitlines, here and below: it also splits at characters that are part of a line.
+        content = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         if file.suffix == ".jsonl":
-            return [json.loads(line)["text"] for line in content.splitlines() if line]
+            return _check_texts([json.loads(line)["text"] for line in content if line])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OptionError(
             f"dataset_file={file} cannot be read ({error!r}); expected plain text, or .jsonl or "
             ".parquet with a field `text`"
         ) from error
-    # Not splitlines: it also splits at characters that are part of a line.
-    lines = [line + "\n" for line in content.removesuffix("\n").split("\n")]
-    return [line if line.strip() else "" for line in lines]
+    return [line + "\n" if line.strip() else "" for line in content]
+
+
+def _check_texts(texts: list[Any]) -> list[str]:
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a `text` is no text")
+    return texts
 
 
 def _choose_lines(lines: list[str], empty_lines: object) -> list[str]:
@@ -231,12 +226,21 @@ def cut(lines: list[str], model: ModelFiles, protocol: Protocol, sizes: Sizes) -
             "a longer text"
         )
     rows = [ids[start:end] for start, end, _ in cuts]
-    architectures: list[str] = model.config.get("architectures") or []
     bos = model.tokenizer.bos_token_id
-    if protocol.bos == "architecture" and _NEEDS_BOS.intersection(architectures):
+    if protocol.bos == "architecture" and _needs_bos(model):
         return Rows([[bos, *row[:-1]] for row in rows], cuts, len(ids), "every window")
     at_start = protocol.bos == "tokenizer" and bos is not None and ids[0] == bos
     return Rows(rows, cuts, len(ids), "start of text" if at_start else "none")
+
+
+def _needs_bos(model: ModelFiles) -> bool:
+    architectures: list[str] = model.config.get("architectures") or []
+    if not architectures:
+        raise OptionError(
+            "this protocol puts BOS where the architecture needs it, but there is no config.json "
+            "that names one; give a `tokenizer` or `pretrained` that belongs to the model"
+        )
+    return not _NEEDS_BOS.isdisjoint(architectures)
 
 
 def _tokenize(lines: list[str], tokenizer: Any, protocol: Protocol) -> list[int]:
