@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test check bench speed slow install install-dev demo-model
+.PHONY: demo test check bench speed report slow install install-dev demo-model
 
 # Stamps: installed again when the project's metadata or the task files change.
 $(VENV)/run.stamp: pyproject.toml constraints.txt $(wildcard packaging/*)
@@ -45,6 +45,11 @@ bench: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/parity.py $(if $(REFERENCE),--reference $(REFERENCE)) \
 		$(if $(MODELS),--models $(MODELS)) $(if $(DATA),--data $(DATA)) \
 		$(if $(GOLDEN),--golden $(GOLDEN))
+	$(BIN)/python benchmarks/readme.py
+
+# Is a small model still good enough? The worked example of the README, in minutes.
+report: $(VENV)/dev.stamp
+	$(BIN)/python benchmarks/report.py
 	$(BIN)/python benchmarks/readme.py
 
 # The same for speed: an hour or two. Needs DATA; MODELS is where the checkpoint goes.

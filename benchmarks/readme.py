@@ -16,6 +16,18 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from readme_checks import (
+    anchors_text,
+    decisions_table,
+    divergence_table,
+    million,
+    planning_text,
+    read_result,
+    report_table,
+    sandbox_table,
+    wikitext2_table,
+)
+
 from lm_eval_exl2.checkpoint.architectures import ARCHITECTURES
 from lm_eval_exl2.options import ALIASES, IGNORED, REFUSED, Options
 
@@ -111,15 +123,6 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def _result(name: str) -> dict[str, Any] | None:
-    path = RESULTS / name
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def _million(count: int) -> str:
-    return f"{count / 1e6:.2f} M" if count >= 1e5 else f"{count:,}"
-
-
 def _measured(found: dict[str, Any]) -> str:
     """Return where a result comes from."""
     dates = sorted({row.get("date", found["date"]) for row in found["rows"]})
@@ -140,14 +143,14 @@ def speed_table() -> str:
     ]
     notes: list[str] = []
     for name in ("loglikelihood_cpu.json", "generation_cpu.json"):
-        found = _result(name)
+        found = read_result(name)
         if not found:
             continue
         for row in found["rows"]:
             peer = row.get("tokens_peer", row["tokens_requested"])
             rows.append(
-                f"| {row['title']} | {row['requests']:,} | {_million(peer)} | "
-                f"{_million(row['tokens_forwarded'])} | {row['peer_seconds']:.1f} | "
+                f"| {row['title']} | {row['requests']:,} | {million(peer)} | "
+                f"{million(row['tokens_forwarded'])} | {row['peer_seconds']:.1f} | "
                 f"{row['seconds']:.1f} | **{row['ratio']:.2f}** |"
             )
         notes.append(_measured(found))
@@ -158,7 +161,7 @@ def speed_table() -> str:
 
 def loglikelihood_table() -> str:
     """Return tokens and seconds of the log-likelihood rows, every pair shown."""
-    found = _result("loglikelihood_cpu.json")
+    found = read_result("loglikelihood_cpu.json")
     if not found:
         return "Not measured yet."
     rows = [
@@ -202,7 +205,7 @@ def _pairs_table(found: dict[str, Any]) -> list[str]:
 
 def generation_table() -> str:
     """Return tokens and seconds of generation."""
-    found = _result("generation_cpu.json")
+    found = read_result("generation_cpu.json")
     if not found:
         return "Not measured yet."
     rows = _pairs_table(found)
@@ -219,7 +222,7 @@ def generation_table() -> str:
 
 def load_table() -> str:
     """Return seconds and memory of loading."""
-    found = _result("load_cpu.json")
+    found = read_result("load_cpu.json")
     if not found:
         return "Not measured yet."
     rows = [
@@ -235,144 +238,6 @@ def load_table() -> str:
     return "\n".join([*rows, "", _measured(found)])
 
 
-def sandbox_table() -> str:
-    """Return what became of the corpus and of HumanEval's solutions at each level."""
-    found = _result("sandbox.json")
-    if found is None:
-        return "Not measured yet."
-    rows = [
-        "| level | as | corpus | fakes | effects | hangs | canonical passed | wrong failed "
-        "| mutants as `code_eval` | programs/s |",
-        "| --- | --- |" + " ---: |" * 8,
-    ]
-    for row in found["rows"]:
-        user = row["user"] + (", in a container" if row["container"] else "")
-        rows.append(
-            f"| {row['level']} | {user} | {row['programs']} | {row['fakes']} | {row['effects']} "
-            f"| {row['hangs']} | {row['canonical_passed']} of {row['canonical']} "
-            f"| {row['wrong_failed']} of {row['wrong']} "
-            f"| {row['mutants_agreeing']} of {row['mutants']} | {row['programs_per_second']} |"
-        )
-    if peer := found["code_eval"]:
-        rows += [
-            "",
-            f"HF's `code_eval`: {peer['canonical_passed']} canonical solutions passed, "
-            f"{peer['programs_per_second']} programs/s.",
-        ]
-    if mbpp := found.get("mbpp"):
-        failing = ", ".join(map(str, mbpp["failing"])) or "none"
-        rows += [
-            "",
-            f"MBPP: {mbpp['passed']} of {mbpp['problems']} reference solutions pass their tests at "
-            f"level {mbpp['level']} (failing: {failing}).",
-        ]
-        if "mutants_agreeing" in mbpp:
-            agreeing = f"{mbpp['mutants_agreeing']} of {mbpp['mutants']}"
-            rows[-1] += f" {agreeing} mutants get `code_eval`'s verdict."
-    rows += [
-        "",
-        f"Measured on {found['date']} at {found['commit'][:8]}: {found['machine']}. "
-        f"`{found['command']}`",
-    ]
-    return "\n".join(rows)
-
-
-def wikitext2_table() -> str:
-    """Return perplexities measured three ways."""
-    found = _result("wikitext2_ppl.json")
-    if found is None:
-        return "Not measured yet."
-    rows = [
-        "| checkpoint | protocol | window | targets | `exl2` | `hf`, decoded | plain loop "
-        "| largest relative difference |",
-        "| --- | --- |" + " ---: |" * 6,
-    ]
-    for row in found["rows"]:
-        rows.append(
-            f"| {row['checkpoint']} | {row['protocol']} | {row['window']} | {row['targets'][0]:,} "
-            f"| {row['ours']:.4f} ± {row['stderr']:.4f} | {row['hf']:.4f} "
-            f"| {row['reference_loop']:.4f} | {row['largest_relative_difference']:.1e} |"
-        )
-    rows += [
-        "",
-        f"Measured on {found['date']} at {found['commit'][:8]}: {found['machine']}. "
-        f"`{found['command']}`",
-    ]
-    return "\n".join(rows)
-
-
-def anchors_text() -> str:
-    """Return which published scores have been run again, and what came out."""
-    found = _result("anchors.json")
-    if found is None:
-        return "Not measured yet."
-    counts = found["counts"]
-    total = len(found["rows"])
-    lines = [
-        f"{counts['ran']} of {total} have run, {counts['within']} of them within their tolerance; "
-        f"{counts['failed']} failed, {counts['not run']} could not run where it was tried last."
-    ]
-    if reasons := {row["reason"].partition(":")[0] for row in found["rows"] if "reason" in row}:
-        lines[0] += f" Reasons: {', '.join(sorted(reasons))}."
-    if ran := [row for row in found["rows"] if row["status"] == "ran"]:
-        lines += [
-            "",
-            "| score | published | measured | tolerance |",
-            "| --- | ---: | ---: | ---: |",
-        ]
-        lines += [
-            f"| {row['name']} | {row['published']:g} | {row['measured']:.4f} "
-            f"| {row['tolerance']:.3g}{'' if row['within'] else ', **outside**'} |"
-            for row in ran
-        ]
-    return "\n".join([*lines, "", f"Last tried on {found['date']}: `{found['command']}`"])
-
-
-def planning_text() -> str:
-    """Return what planning costs, how cost grows, what bfloat16 and other plans do."""
-    found = _result("loglikelihood_cpu.json") or {}
-    lines: list[str] = []
-    if plan := found.get("planning"):
-        lines.append(
-            f"- **Planning** all {plan['requests']:,} MMLU requests there are "
-            f"({_million(plan['tokens_requested'])} tokens): tree {plan['tree_seconds']:.2f} s, "
-            f"{plan['chunks']} chunks and their tiles {plan['plan_seconds']:.2f} s; tokenizing "
-            f"{plan['tokenization_seconds']:.1f} s, `hf` {plan['peer_tokenization_seconds']:.1f} s."
-        )
-    if growth := found.get("growth"):
-        lines.append(
-            f"- **Growth:** HellaSwag with {growth['requests'][1]:,} requests takes "
-            f"{growth['seconds_ratio']:.2f} times as long as with {growth['requests'][0]:,}, for "
-            f"{growth['tokens_ratio']:.2f} times the tokens."
-        )
-    lines += [
-        f"- **bfloat16**, {row['title']}: {row['ratio']:.2f} times the speed of float32; "
-        f"log-likelihoods move by {row['mean_difference']:.3f} on average, "
-        f"{row['largest_difference']:.3f} at most; "
-        f"{row['greedy_flags_differ']} greedy flags differ."
-        for row in found.get("bfloat16", [])
-    ]
-    if profiled := found.get("profile"):
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in profiled["shares"].items())
-        rest = 1 - sum(profiled["shares"].values())
-        bare = ", ".join(
-            f"{rate:.0f} ({shape})" for shape, rate in profiled["bare_product_gflops"].items()
-        )
-        lines.append(
-            f"- **Where time goes**, {profiled['workload']}, {profiled['requests']} documents, "
-            f"{profiled['seconds']:.1f} s, by PyTorch's profiler: {shares}, all else {rest:.0%}. "
-            f"Products run at {profiled['products_gflops']:.0f} GFLOP/s; bare ones reach {bare}."
-        )
-    if costs := found.get("plan_cost"):
-        shown = "; ".join(
-            f"{row['workload']}, calls x {row['call']:g}, {row['tokens']} tokens: "
-            f"{row['seconds_ratio']:.2f}"
-            for row in costs
-        )
-        lines.append(f"- **Other plans**, seconds relative to the built-in one: {shown}.")
-    return "\n".join(lines) or "Not measured yet."
-
-
 PARTS = {
     README: {
         "tokens": tokens_sentence,
@@ -381,12 +246,15 @@ PARTS = {
         "architectures": architectures_list,
         "parity": parity_table,
         "gpu": gpu_table,
+        "report": report_table,
     },
     ROOT / "benchmarks" / "README.md": {
         "loglikelihood": loglikelihood_table,
         "sandbox": sandbox_table,
         "wikitext2": wikitext2_table,
         "anchors": anchors_text,
+        "decisions": decisions_table,
+        "divergence": divergence_table,
         "planning": planning_text,
         "generation": generation_table,
         "load": load_table,

@@ -85,6 +85,10 @@ def _parser() -> argparse.ArgumentParser:
             description=f"Write an EXL2 checkpoint. This {_NOT_CALIBRATED}.",
         )
     )
+    _add_compare(commands.add_parser("compare", help="two or more runs: ship, or do not"))
+    _add_divergence(
+        commands.add_parser("divergence", help="how far models' distributions are apart, by token")
+    )
     tasks_path = commands.add_parser("tasks-path", help="print the folder of the exl2_* tasks")
     tasks_path.set_defaults(command=_tasks_path)
     return parser
@@ -115,6 +119,20 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
         "--head-bits", type=int, default=6, metavar="H", help="code width of the head (default 6)"
     )
     parser.set_defaults(command=_quantize)
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    from lm_eval_exl2.compare import command
+
+    command.add_arguments(parser)
+    parser.set_defaults(command=command.run)
+
+
+def _add_divergence(parser: argparse.ArgumentParser) -> None:
+    from lm_eval_exl2.divergence import command
+
+    command.add_arguments(parser)
+    parser.set_defaults(command=command.run)
 
 
 def _run(words: list[str]) -> int:

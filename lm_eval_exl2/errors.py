@@ -39,3 +39,11 @@ class ScoreError(Exl2EvalError, RuntimeError):
 
 class SandboxError(Exl2EvalError, RuntimeError):
     """Model-written programs cannot be run here in a sandbox that holds what it must."""
+
+
+class ComparisonError(Exl2EvalError, ValueError):
+    """Two runs cannot be compared: nothing in common, contradictory or damaged result files."""
+
+
+class TaskLeftOutError(ComparisonError):
+    """One task cannot be compared; the others can."""

@@ -75,6 +75,30 @@ class ChunkScores(NamedTuple):
     is_argmax: Sequence[bool]
 
 
+class RoundingNoise(NamedTuple):
+    """Multiplicative noise after every layer; see `engines/rounding_noise.py`."""
+
+    scale: float
+    """Standard deviation, relative to an element."""
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistributionRequest:
+    """Ask for whole next-token distributions along one sequence."""
+
+    token_ids: Sequence[int]
+    positions: range
+    """Consecutive positions; the distribution at one is of the token that follows it."""
+    vocabulary: int
+    """Distributions are over the token ids below this."""
+    rows: int
+    """Positions per piece; the last one may have fewer."""
+    max_tokens: int | None = None
+    """Most tokens per forward; None for the engine's own budget."""
+    noise: RoundingNoise | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class GeneratedToken:
     """One token of one request, as it is produced."""

@@ -22,7 +22,12 @@ from lm_eval_exl2.checkpoint.writer import quantize_directory
 from lm_eval_exl2.engines import exllamav2_import
 from lm_eval_exl2.engines.scripted import ScriptedEngine
 from lm_eval_exl2.plan import Budget
-from lm_eval_exl2.records import GenerateRequest, ScoreRequest
+from lm_eval_exl2.records import (
+    DistributionRequest,
+    GenerateRequest,
+    RoundingNoise,
+    ScoreRequest,
+)
 from lm_eval_exl2.scoring import count_tokens, score, score_naively
 
 VOCABULARY = 97
@@ -196,3 +201,58 @@ def best_logprob(engine, context):
     """Return the log-probability of the most likely next token."""
     requests = [ScoreRequest(token, context, [token]) for token in range(VOCABULARY)]
     return max(s.logprob for s in score(requests, engine, Budget(512)))
+
+
+def ask_distributions(engine, ids, **options):
+    request = {"positions": range(len(ids)), "vocabulary": VOCABULARY, "rows": 7} | options
+    return torch.cat(list(engine.distributions(DistributionRequest(token_ids=ids, **request))))
+
+
+def test_distributions_hold_the_scores_of_every_next_token(case):
+    ids = random_ids(8, 40)
+    found = ask_distributions(case.engine, ids, rows=13)
+    assert found.shape == (40, VOCABULARY)
+    assert found.dtype == torch.float32
+    for place in (0, 11, 39):
+        requests = [ScoreRequest(t, ids[: place + 1], [t]) for t in range(VOCABULARY)]
+        expected = [s.logprob for s in in_order(score(requests, case.engine, Budget(512)))]
+        assert found[place].tolist() == pytest.approx(expected, abs=case.tolerance or 1e-5)
+
+
+def test_distributions_come_for_the_positions_and_the_vocabulary_asked_for(case):
+    ids = random_ids(9, 40)
+    whole = ask_distributions(case.engine, ids)
+    request = DistributionRequest(token_ids=ids, positions=range(20, 39), vocabulary=60, rows=8)
+    pieces = list(case.engine.distributions(request))
+    assert [piece.shape for piece in pieces] == [(8, 60), (8, 60), (3, 60)]
+    expected = whole[20:39, :60].log_softmax(-1)
+    assert torch.allclose(torch.cat(pieces), expected, atol=case.tolerance or 1e-5)
+
+
+def test_distributions_do_not_depend_on_how_many_tokens_a_forward_takes(case):
+    ids = random_ids(10, 40)
+    whole = ask_distributions(case.engine, ids)
+    for tokens in (1, 17):
+        found = ask_distributions(case.engine, ids, max_tokens=tokens)
+        assert torch.allclose(found, whole, atol=case.tolerance)
+
+
+def test_rounding_noise_has_the_size_asked_for_repeats_with_its_seed_and_leaves_nothing(case):
+    ids = random_ids(11, 40)
+    before = ask_distributions(case.engine, ids)
+
+    def difference(scale, seed):
+        noise = RoundingNoise(scale, seed)
+        return ask_distributions(case.engine, ids, noise=noise) - before
+
+    large = difference(0.05, 1)
+    assert torch.equal(difference(0.05, 1), large)
+    assert not torch.equal(difference(0.05, 2), large)
+    # Ten times less noise changes ten times less, up to the rounding of the arithmetic.
+    assert 5 < float(large.pow(2).mean().sqrt() / difference(0.005, 1).pow(2).mean().sqrt()) < 20
+    assert torch.equal(ask_distributions(case.engine, ids), before)
+
+
+def random_ids(seed, count):
+    draw = random.Random(seed)
+    return [draw.randrange(VOCABULARY) for _ in range(count)]

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    import torch
+
     from lm_eval_exl2.records import (
         ChunkScores,
+        DistributionRequest,
         EngineInfo,
         GeneratedToken,
         GenerateRequest,
@@ -48,6 +51,20 @@ class Engine(Protocol):
         Args:
             token_ids: Context and target.
             targets: How many of the last tokens to score.
+        """
+        ...
+
+    def distributions(self, request: DistributionRequest) -> Iterator[torch.Tensor]:
+        """Forward one sequence and give whole next-token distributions.
+
+        The sequence is forwarded at the call; the output head runs as pieces are taken.
+
+        Returns:
+            Float32 log-probabilities (positions of the piece, vocabulary), piece by piece.
+            Values that are not finite are given as they are.
+
+        Raises:
+            EngineMemoryError: not even one token fits.
         """
         ...
 

@@ -29,6 +29,7 @@ from lm_eval_exl2.engines.exllamav2_loading import MEMORY_REMEDY, attention_modu
 from lm_eval_exl2.engines.exllamav2_runs import RUN_ATTENTION, available_runs
 from lm_eval_exl2.engines.exllamav2_settings import Exllamav2Settings
 from lm_eval_exl2.engines.model_config import position_limit, trained_length
+from lm_eval_exl2.engines.rounding_noise import last_modules
 from lm_eval_exl2.engines.self_test import branch_logits, check_attention, check_causality
 from lm_eval_exl2.engines.tree_attention import UsingStep
 from lm_eval_exl2.engines.tree_engine import TreeEngine
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from lm_eval_exl2.checkpoint import Checkpoint
     from lm_eval_exl2.engines.tree_attention import Step, TreeKeys
     from lm_eval_exl2.engines.tree_runs import Runs
-    from lm_eval_exl2.records import ChunkScores, GeneratedToken, GenerateRequest, PackedChunk
+    from lm_eval_exl2.records import GeneratedToken, GenerateRequest
 
 # Up to 32 rows take a kernel that adds up with float16 atomics, in any order (`q_gemm.cu`).
 _REPEATABLE_ROWS = 33
@@ -86,6 +87,7 @@ class Exllamav2Engine(TreeEngine):
         """Whether a kernel for few rows leaves experts out."""
         self.attention = available_runs(self.exllamav2.attn, settings)
         run, softcap = RUN_ATTENTION.get(self.attention or ""), config.attn_logit_softcapping
+        self.layer_modules = last_modules(self.model.modules)
         self.layers = [LayerAttention(m, softcap, run) for m in attention_modules(self.model)]
         self.info = EngineInfo(
             name="exllamav2",
@@ -100,7 +102,7 @@ class Exllamav2Engine(TreeEngine):
             max_batch_tokens=loaded.tokens,
             details=settings.details,
         )
-        self._use_streams()
+        self.use_streams()
         try:
             self._test_itself()
         except (torch.OutOfMemoryError, StepTooLargeError) as error:
@@ -215,11 +217,6 @@ class Exllamav2Engine(TreeEngine):
             logits = torch.tanh(logits / cap) * cap
         return logits
 
-    def score(self, chunk: PackedChunk) -> ChunkScores:
-        """See `Engine.score`."""
-        self._use_streams()
-        return super().score(chunk)
-
     @torch.inference_mode()
     def naive_logits(self, token_ids: Sequence[int]) -> torch.Tensor:
         """See `TreeEngine.naive_logits`: tokens at the positions they come in."""
@@ -232,7 +229,7 @@ class Exllamav2Engine(TreeEngine):
         # Behind the end nothing is seen: causal attention makes this padding harmless.
         padding = max(0, _REPEATABLE_ROWS - count)
         padding = padding if count + padding <= self.model.config.max_seq_len else 0
-        self._use_streams()
+        self.use_streams()
         hidden = self._run(torch.tensor([[*token_ids, *([0] * padding)]]))
         self.counts.forwarded += count
         return self.logits(hidden[0, :count])
@@ -250,8 +247,8 @@ class Exllamav2Engine(TreeEngine):
         """See `TreeEngine.find_runs`."""
         return find_runs(keys, queries) if self.attention else None
 
-    def _use_streams(self) -> None:
-        """Make this thread compute on exllamav2's streams, so that nothing is read too early."""
+    def use_streams(self) -> None:
+        """See `TreeEngine.use_streams`: exllamav2's streams, so that nothing is read too early."""
         self.exllamav2.device.set_device_streams()
 
     # -- generation ------------------------------------------------------------------------
@@ -260,7 +257,7 @@ class Exllamav2Engine(TreeEngine):
         self, requests: Iterable[GenerateRequest], is_finished: Callable[[int, int], bool]
     ) -> Iterator[GeneratedToken]:
         """See `Engine.generate`."""
-        self._use_streams()
+        self.use_streams()
         if self._not_paged is not None:
             yield from self.decode(requests, is_finished)
             return

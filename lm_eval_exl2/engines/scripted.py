@@ -24,6 +24,10 @@ from lm_eval_exl2.records import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    import torch
+
+    from lm_eval_exl2.records import DistributionRequest
+
 
 def scripted_logits(prefix: Sequence[int], vocab_size: int) -> list[float]:
     """Return pseudo-random logits that depend on the whole prefix and nothing else."""
@@ -85,6 +89,21 @@ class ScriptedEngine:
             for place in range(first, len(token_ids))
         ]
         return ChunkScores([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+
+    def distributions(self, request: DistributionRequest) -> Iterator[torch.Tensor]:
+        """See `Engine.distributions`; noise multiplies the logits, its only layer."""
+        import torch
+
+        ids = request.token_ids
+        rows = [scripted_logits(ids[: p + 1], self.info.vocab_size) for p in request.positions]
+        self.counts.forwarded += len(ids)
+        logits = torch.tensor(rows, dtype=torch.float32)
+        if request.noise is not None:
+            generator = torch.Generator().manual_seed(request.noise.seed)
+            logits *= 1.0 + request.noise.scale * torch.randn(logits.shape, generator=generator)
+        logprobs = logits[:, : request.vocabulary].log_softmax(-1)
+        starts = range(0, len(rows), request.rows)
+        return (logprobs[start : start + request.rows] for start in starts)
 
     def generate(
         self, requests: Iterable[GenerateRequest], is_finished: Callable[[int, int], bool]

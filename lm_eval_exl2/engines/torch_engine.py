@@ -21,6 +21,7 @@ from lm_eval_exl2.engines.model_config import (
     trained_length,
 )
 from lm_eval_exl2.engines.packed_linear import PackedLinear
+from lm_eval_exl2.engines.rounding_noise import decoder_layers
 from lm_eval_exl2.engines.target_scores import HeadPart
 from lm_eval_exl2.engines.threads import set_threads
 from lm_eval_exl2.engines.torch_loading import load_model, resolve_device, resolve_dtype
@@ -91,6 +92,7 @@ class TorchEngine(TreeEngine):
                 "use dtype=float16 or bfloat16, or weight_memory=packed"
             ) from error
         self._config: Any = self.model.config
+        self.layer_modules = decoder_layers(self.model)
         self.tile_cost = _tile_cost(self._config)
         self.info = EngineInfo(
             name="torch",
@@ -175,6 +177,9 @@ class TorchEngine(TreeEngine):
         if cap := getattr(self._config, "final_logit_softcapping", None):  # Gemma 2, 3
             logits = torch.tanh(logits / cap) * cap
         return logits.float()
+
+    def use_streams(self) -> None:
+        """See `TreeEngine.use_streams`: transformers computes on the thread's own."""
 
     def close(self) -> None:
         """See `Engine.close`."""

@@ -18,6 +18,7 @@ import torch
 from lm_eval_exl2.engines.base import StepTooLargeError
 from lm_eval_exl2.engines.decoding import decode_rows
 from lm_eval_exl2.engines.key_values import KeyValueBuffer
+from lm_eval_exl2.engines.rounding_noise import noisy
 from lm_eval_exl2.engines.target_scores import HeadPart, score_targets
 from lm_eval_exl2.engines.tile_attention import can_tile, make_calls
 from lm_eval_exl2.engines.tree_attention import (
@@ -27,15 +28,21 @@ from lm_eval_exl2.engines.tree_attention import (
     TreeKeys,
     tree_blocks,
 )
-from lm_eval_exl2.errors import ScoreError
-from lm_eval_exl2.records import ChunkScores, TokenCounts
+from lm_eval_exl2.errors import EngineMemoryError, ScoreError
+from lm_eval_exl2.records import ChunkScores, ChunkTargets, PackedChunk, TokenCounts
 from lm_eval_exl2.tiles import TileCost, cut_tiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Any
 
     from lm_eval_exl2.engines.tree_runs import Runs
-    from lm_eval_exl2.records import EngineInfo, GeneratedToken, GenerateRequest, PackedChunk
+    from lm_eval_exl2.records import (
+        DistributionRequest,
+        EngineInfo,
+        GeneratedToken,
+        GenerateRequest,
+    )
 
 # Logits of this many elements at a time: 64 MiB in float32.
 _HEAD_ELEMENTS = 1 << 24
@@ -51,6 +58,8 @@ class TreeEngine(ABC):
     """What attention by tiles costs, where the engine has it."""
     remedy = "use dtype=float32"
     """What helps against numbers that are not finite."""
+    layer_modules: Sequence[Any]
+    """The module that ends each layer; its `forward` returns hidden states."""
 
     def __init__(self, device: torch.device, *, max_rows: int, max_batch_tokens: int) -> None:
         """Start without any keys.
@@ -107,6 +116,10 @@ class TreeEngine(ABC):
     def close(self) -> None:
         """See `Engine.close`."""
 
+    @abstractmethod
+    def use_streams(self) -> None:
+        """Make this thread compute on the streams of the model."""
+
     def find_runs(self, keys: TreeKeys, queries: TreeKeys) -> Runs | None:
         """Cut a chunk into runs if the engine can answer them; see `tree_runs`."""
         return None
@@ -116,6 +129,7 @@ class TreeEngine(ABC):
     @torch.inference_mode()
     def score(self, chunk: PackedChunk) -> ChunkScores:
         """See `Engine.score`."""
+        self.use_streams()
         if chunk.start == 0:
             self._buffer, self._keys = KeyValueBuffer(), self.no_keys()
         before = self._buffer.length
@@ -192,6 +206,51 @@ class TreeEngine(ABC):
         return ChunkScores(
             cast("list[float]", logprobs.double().tolist()), cast("list[bool]", is_argmax.tolist())
         )
+
+    # -- whole distributions ---------------------------------------------------------------
+
+    @torch.inference_mode()
+    def distributions(self, request: DistributionRequest) -> Iterator[torch.Tensor]:
+        """See `Engine.distributions`."""
+        self.use_streams()
+        budget = request.max_tokens or self._max_batch_tokens
+        with noisy(self.layer_modules, request.noise):
+            hidden_TE = self._forward_alone(request.token_ids, budget)
+        wanted_TE = hidden_TE[request.positions.start : request.positions.stop]
+        return self._log_softmax(wanted_TE, request.vocabulary, request.rows)
+
+    @torch.inference_mode()
+    def _log_softmax(
+        self, hidden_TE: torch.Tensor, vocabulary: int, rows: int
+    ) -> Iterator[torch.Tensor]:
+        for first in range(0, len(hidden_TE), rows):
+            logits_RV = self.logits(hidden_TE[first : first + rows])
+            yield logits_RV[:, :vocabulary].log_softmax(-1)
+
+    def _forward_alone(self, token_ids: Sequence[int], budget: int) -> torch.Tensor:
+        """Forward one sequence in chunks; return its hidden states (T, E)."""
+        buffer, keys, found = KeyValueBuffer(), self.no_keys(), list[torch.Tensor]()
+        length, start = len(token_ids), 0
+        while start < length:
+            places = range(start, min(start + budget, length))
+            ids = token_ids[start : places.stop]
+            none = ChunkTargets([], [])
+            try:
+                hidden_TE, keys = self.forward_tree(
+                    buffer, keys, PackedChunk(start, ids, places, [length] * len(ids), none)
+                )
+            except StepTooLargeError as error:
+                self.counts.retried += len(ids)
+                if len(ids) == 1:
+                    raise EngineMemoryError(
+                        f"a forward of one token after {start} does not fit into memory; use a "
+                        "smaller window or a device with more memory"
+                    ) from error
+                budget = len(ids) // 2
+                continue
+            found.append(hidden_TE)
+            start = places.stop
+        return torch.cat(found)
 
     # -- generation ------------------------------------------------------------------------
 

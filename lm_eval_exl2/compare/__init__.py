@@ -1,0 +1,1 @@
+"""Is the small model still good enough: result folders of the stock harness in, a verdict out."""

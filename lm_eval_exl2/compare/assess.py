@@ -1,0 +1,223 @@
+"""One unit of two runs -> its scores, drops, tests and flips.
+
+Which statistic answers which question is decided here; the statistics themselves know no tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from lm_eval_exl2.compare import statistics
+from lm_eval_exl2.compare.guards import chance_of, is_sampled, warnings_of
+from lm_eval_exl2.compare.policy import Profile
+from lm_eval_exl2.compare.results import Part, UnitResult
+from lm_eval_exl2.compare.runs import TaskRun
+from lm_eval_exl2.compare.scores import Scores, compare_scores, kind_of
+from lm_eval_exl2.compare.statistics import PairedCounts, PairedMoments
+from lm_eval_exl2.compare.units import Stratum, Unit
+
+LOWEST_BASELINE = 0.05
+"""Below this score a relative drop says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assessed:
+    """A unit and what an average needs of it."""
+
+    result: UnitResult
+    statistic: PairedCounts | PairedMoments | None
+    """None for perplexities."""
+
+
+def assess(
+    unit: Unit,
+    parts: Sequence[Stratum],
+    profile: Profile,
+    *,
+    clusters: Sequence[Any] | None = None,
+    accept_limited: bool = False,
+) -> Assessed:
+    """Compare one unit.
+
+    Args:
+        unit: What counts once.
+        parts: Its tasks, paired.
+        profile: Gives the margin of the tests.
+        clusters: What each compared document belongs to; None if documents are independent.
+        accept_limited: Whether runs with --limit count as evidence.
+    """
+    kind, found = kind_of(parts), compare_scores(unit, parts, clusters)
+    chance = _chance(parts)
+    first, full = parts[0], [part.task.documents for part in parts]
+    result = UnitResult(
+        name=unit.name,
+        benchmark=unit.primary.benchmark,
+        metric=unit.primary.metric,
+        filter=unit.primary.filter,
+        kind=kind,
+        rule=unit.rule,
+        higher_is_better=unit.higher_is_better,
+        documents=sum(len(part.at_baseline) for part in parts),
+        baseline_documents=sum(part.paired.baseline_documents for part in parts),
+        candidate_documents=sum(part.paired.candidate_documents for part in parts),
+        full_documents=None if None in full else sum(size or 0 for size in full),
+        baseline=found.baseline,
+        candidate=found.candidate,
+        difference=found.difference,
+        relative=found.relative,
+        absolute=found.absolute,
+        chance=chance,
+        macro=_macro(unit, kind, parts),
+        beside=_beside(unit, first),
+        parts=_parts(kind, parts) if len(parts) > 1 else [],
+        left_out=_left_out(unit, kind, found, chance),
+        not_settled=_not_settled(parts, accept_limited=accept_limited),
+        never_supported=_never_supported(parts),
+        design_effect=found.design_effect,
+        warnings=_warnings(unit, parts, found),
+        **_tests(kind, found, profile),
+    )
+    return Assessed(result, found.statistic)
+
+
+def _tests(kind: str, found: Scores, profile: Profile) -> dict[str, Any]:
+    """Non-inferiority, equivalence and power at the margin that the profile accepts."""
+    accepted = profile.accepts if profile.accepts is not None else profile.every_task
+    table = found.statistic
+    if kind != "binary" or accepted is None or not isinstance(table, PairedCounts):
+        return {}
+    relative = profile.drop == "relative"
+    if relative and table.baseline == 0:
+        return {}
+    margin = accepted / 100
+    flip_rate = table.discordant / table.documents
+    absolute = margin * table.baseline if relative else margin
+    size = max(1, round(table.documents))
+    return {
+        "non_inferior_p": statistics.score_test(table, margin, relative=relative).below,
+        "tost_p": statistics.equivalence_p(table, margin, relative=relative),
+        "certify_probability": statistics.certification_power(size, flip_rate, absolute),
+        "documents_needed": _needed(flip_rate, absolute),
+    }
+
+
+def _needed(flip_rate: float, margin: float) -> int:
+    """About how many documents would certify a lossless candidate with probability 80 %.
+
+    (z.05 + z.20)^2 flips / margin^2, but no fewer than it takes without any flip.
+    """
+    deviations = float(stats.norm.isf(0.05) + stats.norm.isf(0.2))
+    without = np.log(0.05) / np.log1p(-margin)
+    return int(np.ceil(max(deviations**2 * flip_rate / margin**2, without)))
+
+
+def _parts(kind: str, parts: Sequence[Stratum]) -> list[Part]:
+    """A group's tasks, and which of them are clearly worse (Holm)."""
+    if kind == "perplexity":
+        return []
+    tables = [
+        statistics.paired_counts(part.baseline, part.candidate) if kind == "binary" else None
+        for part in parts
+    ]
+    worse = [1.0 if table is None else _worse_p(table) for table in tables]
+    adjusted = statistics.holm(worse)
+    return [
+        Part(
+            part.task.name,
+            len(part.at_baseline),
+            float(part.baseline.mean()),
+            float(part.candidate.mean()),
+            None if table is None else int(table.lost),
+            None if table is None else int(table.gained),
+            None if table is None else statistics.mcnemar(table).exact,
+            p < 0.05,
+        )
+        for part, table, p in zip(parts, tables, adjusted, strict=True)
+    ]
+
+
+def _worse_p(table: PairedCounts) -> float:
+    """One-sided exact McNemar: as many or more lost of those that changed."""
+    changed = int(table.discordant)
+    return float(stats.binom.sf(int(table.lost) - 1, changed, 0.5)) if changed else 1.0
+
+
+def _macro(unit: Unit, kind: str, parts: Sequence[Stratum]) -> tuple[float, float] | None:
+    if unit.rule != "micro" or kind == "perplexity":
+        return None
+    sides = [[float(part.baseline.mean()), float(part.candidate.mean())] for part in parts]
+    before, after = np.mean(sides, axis=0).tolist()
+    return before, after
+
+
+def _beside(unit: Unit, part: Stratum) -> tuple[str, float, float] | None:
+    name = f"{unit.primary.metric},{unit.primary.beside}"
+    values = part.task.results.get(name), part.candidate_task.results.get(name)
+    if not unit.primary.beside or None in values:
+        return None
+    return unit.primary.beside, *map(float, values)  # type: ignore[return-value, arg-type]
+
+
+def _chance(parts: Sequence[Stratum]) -> float | None:
+    found = [(chance_of(part.baseline_samples.choices), len(part.at_baseline)) for part in parts]
+    known = [(chance, size) for chance, size in found if chance is not None]
+    if len(known) < len(parts):
+        return None
+    return sum(chance * size for chance, size in known) / max(sum(size for _, size in known), 1)
+
+
+def _left_out(unit: Unit, kind: str, found: Scores, chance: float | None) -> str:
+    if kind == "perplexity":
+        return "a perplexity"
+    if not unit.higher_is_better:
+        return "lower is better"
+    low = found.baseline.lower
+    if chance is not None and low is not None and low <= chance:
+        return f"the baseline's interval reaches chance ({chance:.0%})"
+    if found.baseline.estimate < LOWEST_BASELINE:
+        return f"the baseline's score is below {LOWEST_BASELINE:.0%}"
+    return ""
+
+
+def _not_settled(parts: Sequence[Stratum], *, accept_limited: bool) -> str:
+    if any(task.limited for task in _tasks(parts)) and not accept_limited:
+        return "--limit takes the first documents, not a random sample"
+    return ""
+
+
+def _never_supported(parts: Sequence[Stratum]) -> str:
+    metadata: list[dict[str, Any]] = [task.config.get("metadata") or {} for task in _tasks(parts)]
+    if any("screening" in each for each in metadata):
+        return "a quick run screens"
+    if any(task.name.startswith("tiny") for task in _tasks(parts)):
+        return "an estimate from 100 documents"
+    return ""
+
+
+def _tasks(parts: Sequence[Stratum]) -> list[TaskRun]:
+    return [task for part in parts for task in (part.task, part.candidate_task)]
+
+
+def _warnings(unit: Unit, parts: Sequence[Stratum], found: Scores) -> list[str]:
+    said: list[str] = []
+    for part in parts:
+        sides = (
+            ("baseline", part.baseline_samples, part.at_baseline, found.baseline),
+            ("candidate", part.candidate_samples, part.at_candidate, found.candidate),
+        )
+        for side, samples, places, score in sides:
+            what = warnings_of(samples, places, score.estimate)
+            said += [f"{part.task.name}, {side}: {each}" for each in what]
+        if part.paired.prompts_differ:
+            said.append(f"{part.task.name}: prompts differ, so by more than the weights")
+        if is_sampled(part.task.config) or is_sampled(part.candidate_task.config):
+            said.append(f"{part.task.name}: answers are sampled; part of the flips is chance")
+    if not unit.primary.is_listed:
+        metric = unit.primary.metric
+        said.append(f"{unit.name} is in no table; its first metric, {metric}, is taken to count")
+    return said

@@ -1,0 +1,208 @@
+"""Runs -> a comparison: every unit assessed, an average, a verdict per candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from lm_eval_exl2 import __version__
+from lm_eval_exl2.compare import verdict
+from lm_eval_exl2.compare.assess import Assessed, assess
+from lm_eval_exl2.compare.changed import Noise, count_flips, list_flips, measure_noise, write_flips
+from lm_eval_exl2.compare.judging import average_of, in_sequence, verdict_on
+from lm_eval_exl2.compare.policy import Profile
+from lm_eval_exl2.compare.primary import Line
+from lm_eval_exl2.compare.results import CandidateResult, Comparison, Flip, Variant
+from lm_eval_exl2.compare.runs import Run
+from lm_eval_exl2.compare.samples import read_documents
+from lm_eval_exl2.compare.scores import BINARY, kind_of
+from lm_eval_exl2.compare.settings import mixed_versions, size_of, unequal_settings
+from lm_eval_exl2.compare.units import Library, Stratum, Unit, find_units, strata
+from lm_eval_exl2.errors import ComparisonError, TaskLeftOutError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """What a user can choose about a comparison."""
+
+    table: Sequence[Line]
+    profile: Profile
+    by_document: bool = False
+    cluster: str | None = None
+    """A field of the documents, such as a passage's id."""
+    accept_limited: bool = False
+    shown_flips: int = 20
+    """Per unit and kind."""
+    tasks: Sequence[str] = ()
+    """Units to compare; all if empty."""
+
+
+def compare_runs(
+    baseline: Run,
+    candidates: Sequence[Run],
+    choices: Choices,
+    *,
+    noise: tuple[Run, Run] | None = None,
+) -> Comparison:
+    """Compare candidates with a baseline.
+
+    Args:
+        baseline: What is given up.
+        candidates: What replaces it, in any order.
+        choices: See there.
+        noise: The same checkpoint run twice.
+
+    Raises:
+        ComparisonError: Nothing can be compared, or files contradict each other.
+    """
+    library = Library()
+    units = _units(baseline, choices, library)
+    measured = measure_noise(units, noise, library) if noise else {}
+    ordered = sorted(candidates, key=_bits, reverse=True)
+    found: list[CandidateResult] = []
+    stopped = ""
+    for run in ordered:
+        one = _compare(baseline, run, units, choices, library, measured)
+        one = in_sequence(one, stopped, choices.profile)
+        if not stopped and one.verdict.evidence != verdict.SUPPORTED:
+            stopped = run.label
+        found.append(one)
+    profile = choices.profile
+    return Comparison(
+        baseline=_variant(baseline),
+        candidates=found,
+        profile=profile.name,
+        drop=profile.drop,
+        decide_by=profile.decide_by,
+        accepts=profile.accepts,
+        unequal_settings=[(row.name, row.values) for row in unequal_settings([baseline, *ordered])],
+        notes=[note for run in (baseline, *ordered) for note in _notes(run)],
+        lm_eval_exl2_version=__version__,
+    )
+
+
+def all_flips(baseline: Run, candidates: Sequence[Run], choices: Choices) -> Iterator[str]:
+    """Every answer that changed, as lines of JSON with the candidate's label."""
+    library = Library()
+    for run in candidates:
+        for unit in _units(baseline, choices, library):
+            try:
+                parts = strata(unit, baseline, run, library, by_document=choices.by_document)
+            except TaskLeftOutError:
+                continue
+            if kind_of(parts) == BINARY:
+                yield from write_flips(run.label, unit, parts)
+
+
+def _units(baseline: Run, choices: Choices, library: Library) -> list[Unit]:
+    units = find_units(baseline, choices.table, library)
+    names = [unit.name for unit in units]
+    for name in choices.tasks:
+        if name not in names:
+            raise ComparisonError(f"{baseline.label} has no {name}, there are {', '.join(names)}")
+    return [unit for unit in units if not choices.tasks or unit.name in choices.tasks]
+
+
+def _bits(run: Run) -> float:
+    bits = size_of(run).bits_per_weight
+    return -1.0 if bits is None else bits
+
+
+def _variant(run: Run) -> Variant:
+    size = size_of(run)
+    return Variant(
+        run.label,
+        str(run.folder),
+        list(run.settings),
+        size.bits_per_weight,
+        size.checkpoint_bytes,
+        size.parameters,
+    )
+
+
+def _notes(run: Run) -> list[str]:
+    mixed = [
+        f"{run.label}: its results files have different {row.name}: {', '.join(row.values)}"
+        for row in mixed_versions(run)
+    ]
+    limited = [name for name, task in run.tasks.items() if task.limited]
+    if limited:
+        mixed.append(f"{run.label}: run with --limit or --samples: {', '.join(limited)}")
+    return mixed
+
+
+def _compare(
+    baseline: Run,
+    run: Run,
+    units: Sequence[Unit],
+    choices: Choices,
+    library: Library,
+    noise: dict[str, Noise],
+) -> CandidateResult:
+    assessed: list[Assessed] = []
+    flips: list[Flip] = []
+    left_out: dict[str, str] = {}
+    for unit in units:
+        try:
+            parts = strata(unit, baseline, run, library, by_document=choices.by_document)
+        except TaskLeftOutError as error:
+            left_out[unit.name] = str(error)
+            continue
+        one = assess(
+            unit,
+            parts,
+            choices.profile,
+            clusters=_clusters(parts, choices.cluster),
+            accept_limited=choices.accept_limited,
+        )
+        if one.result.kind == BINARY:
+            counts = count_flips(unit, parts, noise.get(unit.name))
+            one = replace(one, result=replace(one.result, flips=counts))
+            flips += list_flips(unit, parts, choices.shown_flips)
+        assessed.append(one)
+    if not assessed:
+        reasons = "; ".join(left_out.values())
+        raise ComparisonError(f"nothing of {run.label} can be compared: {reasons}")
+    only_there = [name for name in run.tasks if name not in baseline.tasks]
+    left_out |= {name: f"{name} was not run with {baseline.label}" for name in only_there}
+    average = average_of(assessed)
+    return CandidateResult(
+        _variant(run),
+        [one.result for one in assessed],
+        average,
+        verdict_on(choices.profile, average, assessed),
+        flips,
+        left_out,
+        [
+            f"{run.label}, {part}: the last line of its samples is only half there"
+            for part in _broken(run, units, library)
+        ],
+    )
+
+
+def _clusters(parts: Sequence[Stratum], field: str | None) -> list[Any] | None:
+    if field is None:
+        return None
+    found: list[Any] = []
+    for part in parts:
+        if part.task.samples is None:
+            return None
+        offsets = part.baseline_samples.offsets[part.at_baseline].tolist()
+        for record in read_documents(part.task.samples, offsets):
+            if field not in record["doc"]:
+                names = ", ".join(record["doc"])
+                raise ComparisonError(f"{part.task.name}: no field {field!r} in {names}")
+            found.append(f"{part.task.name}/{record['doc'][field]}")
+    return list(np.unique(found, return_inverse=True)[1])
+
+
+def _broken(run: Run, units: Sequence[Unit], library: Library) -> list[str]:
+    names = [name for unit in units for name in unit.tasks if name in run.tasks]
+    return [
+        name
+        for name in names
+        if run.tasks[name].samples is not None and library.broken_lines(run.tasks[name])
+    ]

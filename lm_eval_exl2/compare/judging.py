@@ -1,0 +1,137 @@
+"""Assessed units of one candidate -> its average, and what a profile says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from lm_eval_exl2.compare import policy, statistics, verdict
+from lm_eval_exl2.compare.assess import Assessed
+from lm_eval_exl2.compare.policy import Profile
+from lm_eval_exl2.compare.results import (
+    Average,
+    Bounds,
+    CandidateResult,
+    DemandResult,
+    UnitResult,
+    VerdictResult,
+)
+from lm_eval_exl2.compare.verdict import Drop
+
+
+def average_of(assessed: Sequence[Assessed]) -> Average | None:
+    """The mean of the primary scores and its drop; None where no unit counts."""
+    counted = [one for one in assessed if not one.result.left_out and one.statistic is not None]
+    if not counted:
+        return None
+    found = statistics.average_drop([one.statistic for one in counted if one.statistic])
+    name = "MOVER over tasks"
+    return Average(
+        units=[one.result.name for one in counted],
+        baseline=found.baseline,
+        candidate=found.candidate,
+        relative=_bounds(found.relative, found.relative_bounds, f"{name}, Fieller"),
+        absolute=_bounds(found.absolute, found.absolute_bounds, name),
+        left_out={one.result.name: one.result.left_out for one in assessed if one.result.left_out},
+    )
+
+
+def _bounds(estimate: float, ends: statistics.Bounds, method: str) -> Bounds:
+    lower, upper = (100 * float(end) if np.isfinite(end) else None for end in ends)
+    return Bounds(100 * estimate, lower, upper, method)
+
+
+def verdict_on(
+    profile: Profile, average: Average | None, assessed: Sequence[Assessed]
+) -> VerdictResult:
+    """Judge a candidate's drops by a profile."""
+    results = [one.result for one in assessed]
+    whole = None
+    if average is not None:
+        counted = [result for result in results if result.name in average.units]
+        whole = _drop(_of(profile, average), counted, "average", "", profile.accepts)
+    tasks = [
+        _drop(_of(profile, result), [result], result.name, result.benchmark, _cap(profile, result))
+        for result in results
+        if _of(profile, result) is not None and result.kind != "perplexity"
+    ]
+    found = verdict.decide(profile, whole, [task for task in tasks if task is not None])
+    demands = [
+        DemandResult(
+            each.name,
+            each.accepts,
+            each.drop.estimate,
+            each.drop.lower,
+            each.drop.upper,
+            each.by_estimate,
+            each.evidence,
+        )
+        for each in found.demands
+    ]
+    return VerdictResult(
+        found.state, found.band, found.evidence, found.explanation, demands, found.missing
+    )
+
+
+def _of(profile: Profile, found: Average | UnitResult) -> Bounds | None:
+    return found.relative if profile.drop == "relative" else found.absolute
+
+
+def _cap(profile: Profile, result: UnitResult) -> float | None:
+    caps = {**profile.caps_if_present, **profile.caps}
+    return caps.get(result.benchmark, profile.every_task)
+
+
+def _drop(
+    bounds: Bounds | None,
+    units: Sequence[UnitResult],
+    name: str,
+    benchmark: str,
+    accepts: float | None,
+) -> Drop | None:
+    if bounds is None:
+        return None
+    open_ = dict.fromkeys(unit.not_settled for unit in units if unit.not_settled)
+    screening = dict.fromkeys(unit.never_supported for unit in units if unit.never_supported)
+    return Drop(
+        bounds.estimate,
+        bounds.lower,
+        bounds.upper,
+        benchmark,
+        name,
+        "; ".join(open_),
+        "; ".join(screening),
+        _hint(bounds, units, accepts),
+    )
+
+
+def _hint(bounds: Bounds, units: Sequence[UnitResult], accepts: float | None) -> str:
+    """How many documents would settle it, or that there are not so many."""
+    if accepts is None or bounds.lower is None or bounds.upper is None:
+        return ""
+    documents = sum(unit.documents for unit in units)
+    ends = statistics.Bounds(bounds.lower, bounds.upper)
+    needed = statistics.documents_to_settle(documents, bounds.estimate, ends, accepts)
+    full = [unit.full_documents for unit in units]
+    known = sum(size for size in full if size is not None)
+    if not np.isfinite(needed) or (None not in full and needed > known):
+        return (
+            "no full set of these tasks can settle it"
+            if len(units) > 1
+            else ("no full set of this task can settle it")
+        )
+    return f"about {max(needed - documents, 1):,.0f} more documents would settle it"
+
+
+def in_sequence(found: CandidateResult, stopped: str, profile: Profile) -> CandidateResult:
+    """Fixed sequence: nothing is supported behind the first candidate that is not."""
+    given = found.verdict
+    if not stopped or given.evidence != verdict.SUPPORTED or profile.decide_by == "estimate":
+        return found
+    text = f"{stopped}, which has more bits, is not supported, so the sequence of tests ends there"
+    open_ = replace(
+        given, state=policy.INCONCLUSIVE, evidence=verdict.NOT_SETTLED, explanation=text
+    )
+    return replace(found, verdict=open_)

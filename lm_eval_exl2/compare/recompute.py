@@ -1,0 +1,127 @@
+"""The score of some samples, by the metric's own rule; and whether a results file agrees.
+
+A score is used only after it has been computed again from the samples. What is not known by name
+is tried: a metric whose mean is its score is a mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from lm_eval_exl2.compare.runs import TaskRun
+from lm_eval_exl2.compare.samples import FilterSamples, Floats, Integers
+from lm_eval_exl2.errors import ComparisonError, TaskLeftOutError
+
+TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How a metric's values become its score."""
+
+    name: str
+    kind: str
+    """"mean", "loss" (a perplexity: exp of a mean loss), "bits", or "corpus"."""
+    score: Callable[[Any], float]
+    """From the values: an array of numbers, two arrays (loss and weight), or a list."""
+
+
+def _mean(values: Floats) -> float:
+    return float(values.mean())
+
+
+def _weighted_loss(values: tuple[Floats, Floats]) -> float:
+    loss, weight = values
+    return math.fsum(loss) / math.fsum(weight)
+
+
+MEAN = Rule("mean", "mean", _mean)
+_RULES = {
+    "mean": MEAN,
+    "nanmean": MEAN,
+    "perplexity": Rule("perplexity", "loss", lambda values: math.exp(-_mean(values))),
+    "weighted_perplexity": Rule(
+        "weighted_perplexity", "loss", lambda values: math.exp(-_weighted_loss(values))
+    ),
+    "bits_per_byte": Rule(
+        "bits_per_byte", "bits", lambda values: -_weighted_loss(values) / math.log(2)
+    ),
+}
+# Of this package's exl2_wikitext2_ppl: loss instead of log-likelihood.
+_LOSS_PER_TARGET = Rule("loss per target", "loss", lambda values: math.exp(_weighted_loss(values)))
+
+
+@dataclass(frozen=True, slots=True)
+class Recomputed:
+    """A metric whose score was found again."""
+
+    rule: Rule
+    values: Any
+    """All values of the run, as the rule takes them."""
+    present: Integers
+    """Places of the samples that have a value."""
+    score: float
+
+
+def recompute(task: TaskRun, samples: FilterSamples, metric: str, filter_name: str) -> Recomputed:
+    """Compute a metric's score from its samples and compare it with the results file.
+
+    Raises:
+        ComparisonError: The two differ by more than 1e-9 though the rule is known.
+        TaskLeftOutError: No known rule gives the score, or it is no number.
+    """
+    written = task.results.get(f"{metric},{filter_name}")
+    if not isinstance(written, int | float) or not math.isfinite(written):
+        raise TaskLeftOutError(f"{task.name}: {metric} is {written!r} in {task.file}, not a score")
+    values, present = _values(samples, metric)
+    declared = _declared(task.config, metric)
+    rules = [_RULES[declared]] if declared in _RULES else _candidates(values)
+    for rule in rules:
+        score = rule.score(values)
+        if math.isclose(score, written, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
+            return Recomputed(rule, values, present, score)
+    if declared in _RULES:
+        raise ComparisonError(
+            f"{task.name}: {metric} is {written} in {task.file.name}, but its samples give "
+            f"{_RULES[declared].score(values)}; the files do not belong together or were changed"
+        )
+    raise TaskLeftOutError(
+        f"{task.name}: no known rule gives {metric} = {written} from its samples "
+        f"(aggregation {declared or 'not named'}), so it cannot be compared in pairs"
+    )
+
+
+def take(values: Any, places: Integers) -> Any:
+    """Some of a metric's values."""
+    if isinstance(values, tuple):
+        return tuple(part[places] for part in cast("tuple[Floats, Floats]", values))
+    return values[places]
+
+
+def _values(samples: FilterSamples, metric: str) -> tuple[Any, Integers]:
+    if metric in samples.pairs:
+        return samples.pairs[metric], np.arange(len(samples))
+    if metric in samples.numbers:
+        numbers = samples.numbers[metric]
+        present = np.flatnonzero(~np.isnan(numbers))
+        if len(present):
+            return numbers[present], present
+    raise TaskLeftOutError(f"the samples hold no numbers for {metric}")
+
+
+def _declared(config: dict[str, Any], metric: str) -> str:
+    for each in config.get("metric_list") or ():
+        if each.get("metric") == metric:
+            return str(each.get("aggregation", ""))
+    return ""
+
+
+def _candidates(values: Any) -> list[Rule]:
+    if isinstance(values, tuple):
+        return [_LOSS_PER_TARGET, _RULES["weighted_perplexity"], _RULES["bits_per_byte"]]
+    return [MEAN, _RULES["perplexity"]]

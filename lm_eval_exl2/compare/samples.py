@@ -1,0 +1,272 @@
+"""A samples file of the harness -> what a comparison needs of each line, in a few bytes.
+
+A run may have a million documents. Kept are digests, numbers and where the line stands; documents
+are read again by their place when they are shown. Knows nothing of other runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from lm_eval_exl2.errors import ComparisonError
+
+Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
+Integers = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FilterSamples:
+    """The samples of one task behind one filter; all arrays have one entry per line."""
+
+    doc_ids: Integers
+    docs: Integers
+    """The first 8 bytes of doc_hash, as those of the next two."""
+    prompts: Integers
+    targets: Integers
+    offsets: Integers
+    """Where the line begins in the file, in bytes."""
+    numbers: dict[str, Floats]
+    """By metric: its value; NaN where a line has none or null."""
+    pairs: dict[str, tuple[Floats, Floats]]
+    """By metric whose values are two numbers, such as log-likelihood and words."""
+    texts: dict[str, Any]
+    """By metric whose values are something else: all of them, for corpus metrics."""
+    choices: Choices | None
+    """Of multiple-choice tasks."""
+    answers: Integers
+    """A digest of each answer: what was chosen, or the filtered text; 0 where there is none."""
+    empty: int
+    """Lines whose answer is an empty text."""
+
+    def __len__(self) -> int:
+        return len(self.docs)
+
+
+class Choices(NamedTuple):
+    """How a multiple-choice question was decided, by log-likelihood and by it per character."""
+
+    choices: Integers
+    """How many there were."""
+    chosen: Integers
+    chosen_norm: Integers
+    margin: Floats
+    """Of the right choice over the best other one, in nats; NaN where the key is not known."""
+    margin_norm: Floats
+
+
+@dataclass(slots=True)
+class _Columns:
+    """What grows while a file is read."""
+
+    doc_ids: array[int] = field(default_factory=lambda: array("q"))
+    docs: array[int] = field(default_factory=lambda: array("q"))
+    prompts: array[int] = field(default_factory=lambda: array("q"))
+    targets: array[int] = field(default_factory=lambda: array("q"))
+    offsets: array[int] = field(default_factory=lambda: array("q"))
+    answers: array[int] = field(default_factory=lambda: array("q"))
+    values: dict[str, list[Any]] = field(default_factory=dict[str, list[Any]])
+    numbers: dict[str, array[float]] = field(default_factory=dict[str, "array[float]"])
+    choices: list[array[Any]] = field(
+        default_factory=lambda: [array("q"), array("q"), array("q"), array("d"), array("d")]
+    )
+    empty: int = 0
+
+
+class Read(NamedTuple):
+    """A samples file."""
+
+    filters: dict[str, FilterSamples]
+    broken_lines: int
+    """1 if the last line is only half there, as a killed run leaves it."""
+
+
+def read_samples(path: Path, *, delimiter: str = " ") -> Read:
+    """Read a samples file in one pass.
+
+    Args:
+        path: `samples_<task>_<time>.jsonl`.
+        delimiter: The task's target_delimiter, which stands before each choice.
+
+    Raises:
+        ComparisonError: The file cannot be read, or a line other than the last is damaged.
+    """
+    columns: dict[str, _Columns] = {}
+    broken = 0
+    for number, offset, line in _lines(path):
+        if broken:
+            raise ComparisonError(f"{path}: line {number - 1} is no sample; the file is damaged")
+        try:
+            record = json.loads(line)
+            into = columns.setdefault(str(record["filter"]), _Columns())
+            _add(into, record, offset, len(delimiter))
+        except (ValueError, KeyError, TypeError):
+            broken = 1
+    return Read({name: _freeze(each) for name, each in columns.items()}, broken)
+
+
+def read_documents(path: Path, offsets: Iterator[int] | list[int]) -> Iterator[dict[str, Any]]:
+    """The lines that begin at some places of a file, as the harness wrote them."""
+    with path.open("rb") as file:
+        for offset in offsets:
+            file.seek(offset)
+            yield json.loads(file.readline())
+
+
+def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    offset = 0
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, offset, line
+                offset += len(line)
+    except OSError as error:
+        raise ComparisonError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _add(into: _Columns, record: dict[str, Any], offset: int, delimiter: int) -> None:
+    """Take over one line; raises KeyError, TypeError or ValueError before anything is kept."""
+    digests = [int(record[name][:16], 16) - 2**63 for name in _DIGESTS]
+    names: list[str] = record["metrics"]
+    values = [record[name] for name in names]
+    doc_id, answer = int(record["doc_id"]), _Answer.of(record, delimiter)
+    rows = len(into.docs)
+    into.doc_ids.append(doc_id)
+    into.offsets.append(offset)
+    for column, digest in zip((into.docs, into.prompts, into.targets), digests, strict=True):
+        column.append(digest)
+    into.answers.append(answer.digest)
+    into.empty += answer.is_empty
+    for column, value in zip(into.choices, answer.choice or (), strict=bool(answer.choice)):
+        column.append(value)
+    for name, value in zip(names, values, strict=True):
+        _add_value(into, name, value, rows)
+
+
+_DIGESTS = ("doc_hash", "prompt_hash", "target_hash")
+_NAN = float("nan")
+
+
+def _add_value(into: _Columns, name: str, value: Any, rows: int) -> None:
+    """Numbers go into an array; anything else makes the metric a list of values."""
+    if name in into.values:
+        column = into.values[name]
+        column.extend([None] * (rows - len(column)))
+        column.append(value)
+        return
+    numbers = into.numbers.setdefault(name, array("d"))
+    numbers.extend([_NAN] * (rows - len(numbers)))
+    if value is None or isinstance(value, int | float):
+        numbers.append(_NAN if value is None else value)
+    else:
+        into.values[name] = [*into.numbers.pop(name), value]
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    digest: int
+    is_empty: bool
+    choice: tuple[int, int, int, float, float] | None
+
+    @staticmethod
+    def of(record: dict[str, Any], delimiter: int) -> _Answer:
+        given = record["filtered_resps"]
+        scores = _log_likelihoods(given)
+        if scores is not None and len(scores) > 1:
+            choice = _choose(scores, _lengths(record["arguments"], delimiter), record["target"])
+            return _Answer(choice[1], False, choice)
+        if scores is not None:  # one continuation: nothing was chosen
+            return _Answer(0, False, None)
+        text = given[0] if len(given) == 1 else given
+        if not isinstance(text, str):
+            text = json.dumps(text)
+        digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()
+        return _Answer(int.from_bytes(digest, signed=True), not text.strip(), None)
+
+
+def _log_likelihoods(given: Any) -> list[float] | None:
+    """Of pairs (log-likelihood, greedy), which the harness writes as texts; None if others."""
+    if not all(isinstance(each, list) and len(cast("list[Any]", each)) == 2 for each in given):
+        return None
+    try:
+        return [float(logprob) for logprob, _ in given]
+    except (TypeError, ValueError):
+        return None
+
+
+def _lengths(arguments: Any, delimiter: int) -> list[int]:
+    """Characters of each choice, as the harness counts them for acc_norm."""
+    texts = [each.get("arg_1") or "" for each in arguments.values()]
+    return [max(len(text) - delimiter, 1) for text in texts]
+
+
+def _choose(
+    scores: list[float], lengths: list[int], target: str
+) -> tuple[int, int, int, float, float]:
+    by_length = [score / length for score, length in zip(scores, lengths, strict=True)]
+    right = int(target) if target.isdigit() and int(target) < len(scores) else None
+    return (
+        len(scores),
+        scores.index(max(scores)),
+        by_length.index(max(by_length)),
+        _margin(scores, right),
+        _margin(by_length, right),
+    )
+
+
+def _margin(scores: list[float], right: int | None) -> float:
+    if right is None:
+        return _NAN
+    return scores[right] - max(score for at, score in enumerate(scores) if at != right)
+
+
+def _freeze(columns: _Columns) -> FilterSamples:
+    rows = len(columns.docs)
+    numbers = {name: _pad(column, rows) for name, column in columns.numbers.items()}
+    pairs: dict[str, tuple[Floats, Floats]] = {}
+    texts: dict[str, Any] = {}
+    for name, values in columns.values.items():
+        full = [*values, *[None] * (rows - len(values))]
+        if all(_is_pair(value) for value in full):
+            both = np.array(full, dtype=np.float64)
+            pairs[name] = both[:, 0].copy(), both[:, 1].copy()
+        else:
+            texts[name] = full
+    has_choices = rows > 0 and len(columns.choices[0]) == rows
+    return FilterSamples(
+        *(np.frombuffer(column, np.int64) if rows else np.empty(0, np.int64)
+          for column in (columns.doc_ids, columns.docs, columns.prompts, columns.targets,
+                         columns.offsets)),
+        numbers=numbers,
+        pairs=pairs,
+        texts=texts,
+        choices=_as_choices(columns.choices) if has_choices else None,
+        answers=np.array(columns.answers, np.int64),
+        empty=columns.empty,
+    )  # fmt: skip
+
+
+def _pad(column: array[float], rows: int) -> Floats:
+    column.extend([_NAN] * (rows - len(column)))
+    return np.array(column, np.float64)
+
+
+def _as_choices(columns: list[array[Any]]) -> Choices:
+    counts, chosen, chosen_norm = (np.array(column, np.int64) for column in columns[:3])
+    margin, margin_norm = (np.array(column, np.float64) for column in columns[3:])
+    return Choices(counts, chosen, chosen_norm, margin, margin_norm)
+
+
+def _is_pair(value: Any) -> bool:
+    if not isinstance(value, list):
+        return False
+    parts = cast("list[Any]", value)
+    return len(parts) == 2 and all(isinstance(each, int | float) for each in parts)
