@@ -1,4 +1,4 @@
-"""The READMEs' generated parts about what was checked, and plans; `readme.py` puts them into place."""
+"""The READMEs' generated parts about what was checked; `readme.py` puts them into place."""
 
 from __future__ import annotations
 
