@@ -18,6 +18,7 @@ from typing import Any
 
 from readme_checks import (
     anchors_text,
+    coverage_table,
     decisions_table,
     divergence_table,
     million,
@@ -253,6 +254,7 @@ PARTS = {
         "sandbox": sandbox_table,
         "wikitext2": wikitext2_table,
         "anchors": anchors_text,
+        "coverage": coverage_table,
         "decisions": decisions_table,
         "divergence": divergence_table,
         "planning": planning_text,

@@ -111,6 +111,33 @@ def anchors_text() -> str:
     return "\n".join([*lines, "", f"Last tried on {found['date']}: `{found['command']}`"])
 
 
+def coverage_table() -> str:
+    """Return coverage and wrong support of each statistic, over all cells of its grid."""
+    found = read_result("statistics.json")
+    if found is None:
+        return "Not measured yet."
+    rows = [
+        "| statistic | cells | coverage of 95 % | wrongly supported, most | cells outside |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for name in dict.fromkeys(row["statistic"] for row in found["rows"]):
+        cells = [row for row in found["rows"] if row["statistic"] == name]
+        covered = [row["coverage"] for row in cells]
+        wrong = max(row["false_supported"] for row in cells)
+        outside = sum(not row["within"] for row in cells)
+        rows.append(
+            f"| {name} | {len(cells)} | {min(covered):.1%} to {max(covered):.1%} "
+            f"| {wrong:.1%} | {outside} |"
+        )
+    where = found["environment"]
+    rows += [
+        "",
+        f"{found['cells_within_limits']} of {found['cells']} cells are within the limits. Measured "
+        f"on {where['date']} at {where['commit'][:8]}: `python benchmarks/check_statistics.py`",
+    ]
+    return "\n".join(rows)
+
+
 def decisions_table() -> str:
     """Return how often each state comes out, by true average drop."""
     found = read_result("decisions.json")

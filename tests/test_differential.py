@@ -48,13 +48,14 @@ def both(tmp_path):
 # -- the same answers -----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("size", [80, pytest.param(210, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=lambda c: f"{c[0]}-{c[2]}-{c[3]}")
-def test_generated_requests_are_answered_as_by_hf(configuration):
-    comparison = compare(configuration, size=210, seed=0)
+def test_generated_requests_are_answered_as_by_hf(configuration, size):
+    comparison = compare(configuration, size=size, seed=0)
     assert comparison.disagreements == []
-    assert sum(comparison.requests.values()) >= 200  # of 10 configurations: 2,000
+    assert sum(comparison.requests.values()) >= 0.95 * size  # of 10 configurations, slow: 2,000
     assert len(comparison.requests) == 3
-    assert min(comparison.requests.values()) >= 30
+    assert min(comparison.requests.values()) >= size // 7
 
 
 def test_a_single_wrong_answer_is_a_disagreement(monkeypatch):

@@ -96,6 +96,7 @@ def deviation(found, expected):
 # -- forward ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [5.0, None])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_architecture_computes_what_transformers_does(exllamav2, folders, name, bits):

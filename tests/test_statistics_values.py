@@ -66,10 +66,12 @@ def test_clusters_that_happen_to_disagree_do_not_narrow_the_bounds():
 
 def test_few_clusters_and_skewed_values_bring_in_the_bootstrap():
     generator = np.random.default_rng(3)
-    even, skewed = generator.normal(size=200), generator.lognormal(0, 1.5, 200)
+    even, skewed = generator.normal(size=200), generator.gamma(1.0, size=200)
     zeros, clusters = np.zeros(200), np.repeat(np.arange(40), 5)
     assert mean_drop(even, zeros).method == "paired t"
     assert mean_drop(skewed, zeros).method == "paired t and BCa"
+    few = np.append(np.linspace(0, 0.1, 49), 5.0)
+    assert mean_drop(few, zeros[:50]).method.endswith("(too skewed for so few documents)")
     assert mean_drop(even, zeros, clusters=clusters).method.startswith("paired t, over 40")
     assert mean_drop(even, zeros, clusters=clusters % 39).method.startswith(
         "paired t and BCa, over 39"

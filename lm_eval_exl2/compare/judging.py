@@ -27,12 +27,12 @@ def average_of(assessed: Sequence[Assessed]) -> Average | None:
     if not counted:
         return None
     found = statistics.average_drop([one.statistic for one in counted if one.statistic])
-    name = "MOVER over tasks"
+    name = "score interval over tasks"
     return Average(
         units=[one.result.name for one in counted],
         baseline=found.baseline,
         candidate=found.candidate,
-        relative=_bounds(found.relative, found.relative_bounds, f"{name}, Fieller"),
+        relative=_bounds(found.relative, found.relative_bounds, f"{name}, ratio"),
         absolute=_bounds(found.absolute, found.absolute_bounds, name),
         left_out={one.result.name: one.result.left_out for one in assessed if one.result.left_out},
     )
