@@ -5,10 +5,13 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 from run_files import Task, choice, rights, write_run
 
 from lm_eval_exl2.cli import main
+from lm_eval_exl2.compare import statistics
 from lm_eval_exl2.compare.comparing import Choices, compare_runs
+from lm_eval_exl2.compare.guards import is_sampled
 from lm_eval_exl2.compare.policy import read_profile
 from lm_eval_exl2.compare.primary import read_table
 from lm_eval_exl2.compare.results import to_json
@@ -16,9 +19,9 @@ from lm_eval_exl2.compare.runs import read_run
 from lm_eval_exl2.errors import ComparisonError
 
 
-def compare(*folders, profile="general", noise=None, **choices):
+def compare(*folders, profile="general", drop=None, noise=None, **choices):
     baseline, *candidates = (read_run(folder) for folder in folders)
-    chosen = Choices(table=read_table(), profile=read_profile(profile), **choices)
+    chosen = Choices(table=read_table(), profile=read_profile(profile, drop=drop), **choices)
     noisy = None if noise is None else tuple(read_run(folder) for folder in noise)
     return compare_runs(baseline, candidates, chosen, noise=noisy)
 
@@ -288,6 +291,139 @@ def test_gsm8k_shows_its_other_filter_beside(tmp_path):
     assert unit.beside == ("flexible-extract", 0.8, 0.8)
 
 
+def test_a_reordered_run_compares_as_the_same(tmp_path):
+    values = {f"q{at}": (float(at % 3 > 0), float(at % 4 > 0)) for at in range(200)}
+
+    def written(name, side, order):
+        rows = [{"metrics": {"acc": values[key][side]}, "question": key} for key in order]
+        return write_run(tmp_path / name, [Task("t", rows)], model=name)
+
+    keys = list(values)
+    base, same = written("base", 0, keys), written("cand", 1, keys)
+    shuffled = written("mixed", 1, [keys[at * 7 % 200] for at in range(200)])
+    (one,), (two,) = (compare(base, each).candidates for each in (same, shuffled))
+    assert one.units[0].flips == two.units[0].flips
+    assert one.units[0].relative == two.units[0].relative
+    assert "documents have another doc_id" in two.units[0].warnings[0]
+
+
+def test_the_bounds_are_those_of_the_statistics_at_their_levels(tmp_path):
+    table = statistics.PairedCounts(700, 40, 20, 240)
+    (unit,) = compare(*runs(tmp_path, (700, 40, 20, 240))).candidates[0].units
+    two_sided = statistics.drop_interval(table, 0.95)
+    assert unit.difference.lower == pytest.approx(-two_sided.upper)
+    assert unit.difference.upper == pytest.approx(-two_sided.lower)
+    absolute = statistics.drop_bounds(table, 0.05)
+    assert (unit.absolute.lower, unit.absolute.upper) == pytest.approx(
+        (100 * absolute.lower, 100 * absolute.upper)
+    )
+    relative = statistics.drop_bounds(table, 0.05, relative=True)
+    assert (unit.relative.lower, unit.relative.upper) == pytest.approx(
+        (100 * relative.lower, 100 * relative.upper)
+    )
+    assert unit.non_inferior_p == pytest.approx(
+        statistics.score_test(table, 0.03, relative=True).below
+    )
+    assert unit.tost_p == pytest.approx(statistics.equivalence_p(table, 0.03, relative=True))
+    assert unit.certify_probability == pytest.approx(
+        statistics.certification_power(1000, 0.06, 0.03 * 0.74)
+    )
+    points = compare(*runs(tmp_path, (700, 40, 20, 240)), profile="general", drop="absolute")
+    assert points.candidates[0].verdict.demands[0].estimate == pytest.approx(2.0)
+    assert points.candidates[0].units[0].non_inferior_p == pytest.approx(
+        statistics.score_test(table, 0.03).below
+    )
+
+
+def test_a_cap_is_the_margin_of_its_tasks_tests(tmp_path):
+    folders = runs(tmp_path, (700, 40, 20, 240), names=["gsm8k"], metric="exact_match")
+    table = statistics.PairedCounts(700, 40, 20, 240)
+    (unit,) = compare(*folders, profile="math-tutor").candidates[0].units
+    expected = statistics.score_test(table, 0.02, relative=True).below
+    assert unit.non_inferior_p == pytest.approx(expected)
+
+
+def test_perplexities_have_95_percent_intervals_of_the_paired_log_ratio(tmp_path):
+    losses = np.array([[4.0, 9.0, 5.0, 7.0], [4.4, 9.6, 5.6, 7.1]])
+    folders = []
+    for name, values in zip(("base", "cand"), losses, strict=True):
+        rows = [{"metrics": {"perplexity": [float(loss), 3]}} for loss in values]
+        score = math.exp(values.sum() / 12)
+        task = Task(
+            "wikitext2_ppl", rows, scores={"perplexity": score}, higher={"perplexity": False}
+        )
+        folders.append(write_run(tmp_path / name, [task, Task("t", rights([1] * 9))], model=name))
+    unit = compare(*folders).candidates[0].units[0]
+    steps = (losses[1] - losses[0]) / 3
+    half = scipy.stats.t.isf(0.025, 3) * steps.std(ddof=1) / 2
+    assert math.log(unit.difference.lower) == pytest.approx(steps.mean() - half)
+    assert math.log(unit.difference.upper) == pytest.approx(steps.mean() + half)
+
+
+def test_groups_of_graded_tasks_follow_their_rule(tmp_path):
+    random = np.random.default_rng(5)
+    sides = {0: [random.random(30), random.random(90)]}
+    sides[1] = [values - random.random(len(values)) * 0.1 for values in sides[0]]
+    found = {}
+    for rule in ("micro", "macro"):
+        folders = []
+        for side, parts in sides.items():
+            scores = [values.mean() for values in parts]
+            score = np.concatenate(parts).mean() if rule == "micro" else np.mean(scores)
+            tasks = [
+                Task(f"g_{at}", rights([float(v) for v in values]))
+                for at, values in enumerate(parts)
+            ]
+            folders.append(
+                write_run(
+                    tmp_path / rule / str(side), tasks, model=f"m{side}",
+                    groups={"g": ["g_0", "g_1"]}, group_results={"g": {"acc,none": float(score)}},
+                )
+            )  # fmt: skip
+        (found[rule],) = compare(*folders).candidates[0].units
+    drops = [sides[0][at] - sides[1][at] for at in (0, 1)]
+    shares = {"micro": (0.25, 0.75), "macro": (0.5, 0.5)}
+    for rule, weights in shares.items():
+        unit = found[rule]
+        drop = sum(w * d.mean() for w, d in zip(weights, drops, strict=True))
+        error = (
+            sum(w**2 * d.var(ddof=1) / len(d) for w, d in zip(weights, drops, strict=True)) ** 0.5
+        )
+        assert unit.kind == "graded"
+        assert unit.absolute.estimate == pytest.approx(100 * drop)
+        half = 100 * scipy.stats.t.isf(0.05, 119) * error
+        assert unit.absolute.upper - unit.absolute.estimate == pytest.approx(half)
+
+
+def test_lower_is_better_has_no_flips_and_no_tests(tmp_path):
+    folders = [
+        write_run(tmp_path / n, [Task("t", rights(v, "error"), higher={"error": False})], model=n)
+        for n, v in (("base", [0] * 90 + [1] * 10), ("cand", [0] * 50 + [1] * 50))
+    ]
+    unit = compare(*folders).candidates[0].units[0]
+    assert unit.flips is unit.non_inferior_p is unit.relative is None
+    assert unit.absolute.estimate == pytest.approx(40)
+
+
+def test_scores_on_another_scale_are_no_part_of_the_average(tmp_path):
+    tasks = [Task("bleu_task", rights([31.0, 40.0], "bleu")), Task("t", rights([1.0, 0.0]))]
+    folder = write_run(tmp_path, tasks)
+    found = compare(folder, folder)
+    assert found.candidates[0].average.units == ["t"]
+    said = found.candidates[0].average.left_out["bleu_task"]
+    assert said == "its values are not between 0 and 1"
+    json.dumps(to_json(found), allow_nan=False)  # equal values bound nothing there
+
+
+def test_graded_scores_know_no_chance(tmp_path):
+    row = choice([0.0, -1.0, -1.0, -1.0], 0)
+    rows = [{**row, "metrics": {"acc": 0.2 + at / 100}} for at in range(20)]
+    folder = write_run(tmp_path, [Task("truthfulqa_mc2", rows)])
+    (unit,) = compare(folder, folder).candidates[0].units
+    assert unit.chance is None
+    assert unit.left_out == ""
+
+
 # -- what is decided -------------------------------------------------------------------------------
 
 
@@ -311,6 +447,144 @@ def test_quick_runs_can_refute_but_not_support(tmp_path):
     base, same, worse = quick("a", 900), quick("b", 900), quick("c", 500)
     assert compare(base, same).candidates[0].verdict.state == "inconclusive"
     assert compare(base, worse).candidates[0].verdict.state == "do not ship"
+
+
+def test_a_group_with_missing_tasks_is_partial_and_never_supported(tmp_path):
+    tasks = [Task(f"mmlu_{at}", rights([1.0] * 900 + [0.0] * 100)) for at in range(3)]
+    base = write_run(
+        tmp_path / "a", tasks, model="base", groups={"mmlu": [t.name for t in tasks]},
+        group_results={"mmlu": {"acc,none": 0.9}},
+    )  # fmt: skip
+    cand = write_run(tmp_path / "b", tasks[:1], model="cand")
+    (found,) = compare(base, cand, profile="summarisation").candidates
+    unit = found.units[0]
+    assert (unit.documents, unit.baseline_documents, unit.full_documents) == (1000, 3000, 3000)
+    assert unit.is_partial
+    assert found.verdict.state == "inconclusive"
+    assert "2 of 3 tasks of mmlu are missing" in found.verdict.explanation
+
+
+def test_a_single_subject_is_not_the_benchmark_that_a_cap_means(tmp_path):
+    folder = write_run(tmp_path, [Task("mmlu_anatomy", rights([1.0] * 900 + [0.0] * 100))])
+    (found,) = compare(folder, folder, profile="summarisation").candidates
+    assert found.verdict.state == "cannot compare"
+    assert found.verdict.missing == ["mmlu"]
+
+
+def test_clusters_reach_the_average_and_the_verdict(tmp_path):
+    lost = np.zeros(3000)
+    lost[:50] = 1  # one passage of 50 questions
+    folders = []
+    for name, values in (("base", np.ones(3000)), ("cand", 1 - lost)):
+        rows = [
+            {"metrics": {"acc": float(value)}, "doc": {"passage": at // 50, "number": at}}
+            for at, value in enumerate(values)
+        ]
+        folders.append(write_run(tmp_path / name, [Task("t", rows)], model=name))
+    (alone,) = compare(*folders).candidates
+    (together,) = compare(*folders, cluster="passage").candidates
+    assert alone.verdict.state == "acceptable with monitoring"
+    assert together.verdict.state == "inconclusive"
+    assert together.average.relative.upper >= together.units[0].relative.upper - 1e-9
+    assert together.units[0].non_inferior_p is None
+
+
+def test_the_average_of_one_skewed_task_is_bounded_as_the_task_is(tmp_path):
+    before = np.linspace(0.3, 0.9, 125)
+    after = before - np.where(np.arange(125) == 9, 0.8, np.linspace(0, 1e-4, 125))
+    folders = [
+        write_run(tmp_path / name, [Task("graded", rights([float(v) for v in values]))], model=name)
+        for name, values in (("base", before), ("cand", np.clip(after, 0, 1)))
+    ]
+    (found,) = compare(*folders).candidates
+    assert "BCa" in found.units[0].absolute.method
+    assert found.average.absolute.upper >= found.units[0].absolute.upper - 1e-9
+
+
+def test_a_candidate_whose_score_is_nan_is_refused(tmp_path):
+    base, cand = runs(tmp_path, (900, 0, 0, 100), (80, 5, 5, 10))
+    file = next(cand.rglob("results_*"))
+    content = json.loads(file.read_text())
+    content["results"]["task1"]["acc,none"] = float("nan")
+    file.write_text(json.dumps(content))
+    with pytest.raises(ComparisonError, match="acc is nan"):
+        compare(base, cand)
+
+
+def test_a_task_that_the_candidate_lacks_forbids_support(tmp_path):
+    base, cand = runs(tmp_path, (900, 0, 0, 100), (900, 0, 0, 100))
+    short = write_run(
+        tmp_path / "s", [Task("task0", rights(pattern(900, 0, 0, 100)[1]))], model="s"
+    )
+    assert compare(base, cand).candidates[0].verdict.state == "ship"
+    (found,) = compare(base, short).candidates
+    assert found.verdict.state == "inconclusive"
+    assert "task1 not compared" in found.verdict.explanation
+    (found,) = compare(base, short, profile="mlperf-99").candidates
+    assert found.verdict.state == "cannot compare"
+    assert found.verdict.missing == ["task1"]
+
+
+def test_a_run_killed_while_writing_is_compared_on_what_there_is(tmp_path):
+    base, cand = runs(tmp_path, (900, 30, 0, 70))
+    file = next(cand.rglob("samples_*"))
+    file.write_bytes(file.read_bytes()[:-50])
+    (found,) = compare(base, cand).candidates
+    assert found.units[0].documents == 999
+    assert found.units[0].is_partial
+    assert any("ends in half a line" in each for each in found.units[0].warnings)
+
+
+def test_either_sides_limit_leaves_everything_open(tmp_path):
+    values = [1.0] * 2000
+    full = write_run(tmp_path / "a", [Task("t", rights(values))], model="a")
+    part = write_run(tmp_path / "b", [Task("t", rights(values), original=5000)], model="b")
+    for one, other in ((full, part), (part, full)):
+        assert compare(one, other).candidates[0].verdict.state == "inconclusive"
+
+
+def test_a_candidate_that_is_not_settled_ends_the_sequence_too(tmp_path):
+    def sized(name, right, bits):
+        values = [1.0] * right + [0.0] * (400 - right)
+        config = {"quantization_config": {"bits": bits}}
+        return write_run(tmp_path / name, [Task("t", rights(values))], model=name, config=config)
+
+    found = compare(
+        sized("base", 390, 16), sized("large", 382, 6), sized("small", 390, 3)
+    ).candidates
+    assert [each.verdict.evidence for each in found] == ["not settled", "not settled"]
+    assert "the sequence of tests ends there" in found[1].verdict.explanation
+
+
+@pytest.mark.parametrize(
+    ("given", "sampled"),
+    [
+        ({"do_sample": True, "temperature": 0.7}, True),
+        ({"do_sample": True}, True),
+        ({"temperature": 0.8}, True),
+        ({"temperature": 0.0}, False),
+        ({"do_sample": False, "temperature": 0.7}, False),
+        ({"do_sample": True, "temperature": 0}, False),
+        ({}, False),
+    ],
+)
+def test_sampled_runs_are_recognised(given, sampled):
+    assert is_sampled({"generation_kwargs": given}) == sampled
+
+
+def test_few_skewed_values_are_no_support(tmp_path):
+    """With bounds that are known to be too narrow there."""
+    random = np.random.default_rng(1)
+    before = random.random(40)
+    after = before - np.where(np.arange(40) == 7, 0.2, 1e-6)
+    folders = [
+        write_run(tmp_path / name, [Task("graded", rights([float(v) for v in values]))], model=name)
+        for name, values in (("base", before), ("cand", after))
+    ]
+    (found,) = compare(*folders).candidates
+    assert "too skewed" in found.units[0].difference.method
+    assert found.verdict.evidence == "not settled"
+    assert "too skewed for so few documents" in found.verdict.explanation
 
 
 def test_candidates_go_from_most_bits_to_least_and_nothing_is_supported_behind_a_failure(tmp_path):
@@ -405,7 +679,8 @@ def test_which_states_fail_and_which_candidate_counts_can_be_chosen(tmp_path, ca
     ("words", "said"),
     [
         (["--fail-on", "bad"], "--fail-on 'bad', expected some of ship"),
-        (["--gate", "x"], "--gate 'x' is no candidate, there are cand"),
+        (["--fail-on", "ship"], "has exit code 0 and cannot fail"),
+        (["--gate", "x"], "--gate 'x' is 0 candidates, there are cand"),
         (["--profile", "x"], "no profile 'x'"),
         (["--primary", "a.yaml"], "no table of primary metrics"),
     ],
@@ -431,7 +706,8 @@ def test_runs_that_cannot_be_compared_are_one_line_and_exit_code_13(tmp_path, ca
     changed = next(cand.rglob("results_*"))
     changed.write_text(changed.read_text().replace('"acc,none": 0.9', '"acc,none": 0.8'))
     code, _, err = run(capsys, base, cand)
-    assert code == 13 or "0.8" not in changed.read_text()
+    assert code == 13
+    assert "acc = 0.8" in err
     assert run(capsys)[0] == 2
 
 

@@ -14,8 +14,8 @@ from lm_eval_exl2.compare.primary import find_primary, read_table
 from lm_eval_exl2.compare.recompute import recompute
 from lm_eval_exl2.compare.runs import read_run
 from lm_eval_exl2.compare.samples import read_documents, read_samples
-from lm_eval_exl2.compare.units import Library, find_units, strata
-from lm_eval_exl2.errors import ComparisonError, OptionError
+from lm_eval_exl2.compare.units import Library, check_group, find_units, strata
+from lm_eval_exl2.errors import ComparisonError, OptionError, TaskLeftOutError
 
 
 def read(folder, task="t", filter_name="none"):
@@ -57,6 +57,15 @@ def test_choices_are_decided_by_log_likelihood_and_per_character(tmp_path):
     assert samples.choices.chosen_norm.tolist() == [1, 2]
     assert samples.choices.margin.tolist() == pytest.approx([0.5, -2.0])
     assert samples.choices.margin_norm.tolist() == pytest.approx([-0.25, -1.25 + 0.5 / 3])
+
+
+def test_a_delimiter_that_a_chat_template_left_out_is_not_taken_off(tmp_path):
+    row = choice([-1.0, -1.5, -4.0], 0)
+    for each in row["arguments"].values():
+        each["arg_1"] = each["arg_1"].strip()
+    _, samples = read(write_run(tmp_path, [Task("t", [row])]))
+    assert samples.choices.chosen_norm.tolist() == [1]
+    assert samples.choices.margin_norm.tolist() == pytest.approx([-0.25])
 
 
 def test_half_a_line_at_the_end_is_left_out_and_counted(tmp_path):
@@ -121,6 +130,15 @@ def test_folders_that_are_no_run_are_refused(tmp_path):
     (tmp_path / "two" / f"results_{TIME}.json").write_text("{}")
     with pytest.raises(ComparisonError, match="no results file"):
         read_run(tmp_path / "two")
+
+
+def test_results_of_two_checkpoints_in_one_folder_are_refused(tmp_path):
+    for time, bits in (("2026-01-01T00-00-00.1", 8), ("2026-01-02T00-00-00.1", 2)):
+        config = {"quantization_config": {"bits": bits}}
+        write_run(tmp_path, [Task(f"t{bits}", rights([1]))], time=time, config=config)
+    with pytest.raises(ComparisonError, match=r"several checkpoints .quantization_config differs"):
+        read_run(tmp_path)
+    assert list(read_run(tmp_path, time="2026-01-02").tasks) == ["t2"]
 
 
 def test_a_limited_run_is_known_as_one(tmp_path):
@@ -189,6 +207,16 @@ def test_other_prompts_are_refused_unless_asked_for(tmp_path):
     assert pair("t", first, second, by_document=True).prompts_differ == 1
 
 
+def test_whatever_else_was_asked_is_part_of_the_prompt(tmp_path):
+    def asked(name, **arguments):
+        rows = rights([1], arguments={"gen_args_0": {"arg_0": "t 0", "arg_1": arguments}})
+        return samples_of(tmp_path, name, rows)
+
+    first, second = asked("a", max_gen_toks=1024), asked("b", max_gen_toks=16)
+    with pytest.raises(ComparisonError, match="1 of 1 prompts differ"):
+        pair("t", first, second)
+
+
 def test_other_targets_are_refused(tmp_path):
     first = samples_of(tmp_path, "a", rights([1, 0]))
     second = samples_of(tmp_path, "b", rights([1, 0], target="5"))
@@ -236,14 +264,33 @@ def test_a_score_that_its_samples_do_not_give_is_refused(tmp_path):
         scored(tmp_path, [1, 0, 1, 1], 0.76, aggregation="mean")
     with pytest.raises(ComparisonError, match=r"is 0\.7500001"):
         scored(tmp_path / "b", [1, 0, 1, 1], 0.7500001, aggregation="mean")
-    with pytest.raises(ComparisonError, match="no known rule gives m"):
+    with pytest.raises(ComparisonError, match=r"its samples give 0\.75"):
         scored(tmp_path / "c", [1, 0, 1, 1], 0.76)
+
+
+def test_a_task_in_no_table_is_only_left_out_when_no_rule_gives_its_score(tmp_path):
+    rows = [{"metrics": {"m": value}} for value in [1, 0, 1, 1]]
+    task, samples = read(write_run(tmp_path, [Task("t", rows, scores={"m": 0.76})]))
+    with pytest.raises(TaskLeftOutError, match="no known rule gives m"):
+        recompute(task, samples, "m", "none", must_agree=False)
+
+
+def test_a_function_as_metric_has_the_aggregation_that_its_only_line_names(tmp_path):
+    listed = {"metric_list": [{"metric": "def pass_at_k(): ...", "aggregation": "mean"}]}
+    rows = rights([1, 0, 1, 1], "pass@1")
+    task, samples = read(
+        write_run(tmp_path, [Task("t", rows, config=listed, scores={"pass@1": 0.9})])
+    )
+    with pytest.raises(ComparisonError, match=r"its samples give 0\.75"):
+        recompute(task, samples, "pass@1", "none", must_agree=False)
 
 
 def test_scores_that_are_no_numbers_are_refused(tmp_path):
     for at, score in enumerate((float("nan"), "N/A")):
-        with pytest.raises(ComparisonError, match="not a score"):
+        with pytest.raises(ComparisonError, match="not a score") as caught:
             scored(tmp_path / str(at), [1, 0], score, aggregation="mean")
+        # NaN means a broken model; a metric without a number is only left out.
+        assert isinstance(caught.value, TaskLeftOutError) == (score == "N/A")
 
 
 # -- what counts -------------------------------------------------------------------------------
@@ -257,7 +304,10 @@ def primary(name, **results):
 
 def test_the_table_names_the_metric_that_counts():
     assert primary("hellaswag", acc__none=1, acc_norm__none=1)[:2] == ("acc_norm", "none")
-    assert primary("mmlu_anatomy", acc__none=1).benchmark == "mmlu"
+    assert primary("mmlu", acc__none=1).benchmark == "mmlu"
+    assert primary("mmlu_anatomy", acc__none=1).benchmark == "mmlu_anatomy"
+    assert primary("mbpp_plus", pass_at_1__none=1)[::3] == ("pass_at_1", "mbpp")
+    assert primary("lambada_openai", perplexity__none=1, acc__none=1).metric == "acc"
     found = find_primary(
         "gsm8k",
         {"alias": "x", "exact_match,strict-match": 1, "exact_match,flexible-extract": 1},
@@ -268,6 +318,9 @@ def test_the_table_names_the_metric_that_counts():
     unlisted = primary("mine", f1__none=1, acc__none=1)
     assert unlisted[:2] == ("f1", "none")
     assert not unlisted.is_listed
+    values = {"bleu,none": 31.5, "ppl,none": 0.5, "acc,none": 0.5}
+    better = {"bleu": True, "ppl": False, "acc": True}
+    assert find_primary("mine", values, better, []).metric == "acc"  # rather a share
 
 
 def test_the_table_can_be_overridden(tmp_path):
@@ -290,6 +343,29 @@ def grouped(tmp_path, score, **more):
         group_results={"mmlu": {"acc,none": score}, "mmlu_x": {"acc,none": score}},
         **more,
     )
+
+
+def test_where_both_rules_give_the_baselines_score_the_candidates_decides(tmp_path):
+    def equal(name, small, score):
+        tasks = [Task("g_a", rights([1, 1, 0, 0])), Task("g_b", rights(small))]
+        return read_run(
+            write_run(
+                tmp_path / name,
+                tasks,
+                model=name,
+                groups={"g": ["g_a", "g_b"]},
+                group_results={"g": {"acc,none": score}},
+            )
+        )
+
+    library = Library()
+    baseline = equal("base", [1, 0], 0.5)
+    (unit,) = find_units(baseline, read_table(), library)
+    assert (unit.rule, unit.other_rules) == ("micro", ("macro",))
+    assert check_group(unit, equal("micro", [0, 0], 2 / 6), library).rule == "micro"
+    assert check_group(unit, equal("macro", [0, 0], 0.25), library).rule == "macro"
+    with pytest.raises(ComparisonError, match="put together from different runs"):
+        check_group(unit, equal("neither", [0, 0], 0.3), library)
 
 
 @pytest.mark.parametrize(("score", "rule"), [(0.5, "micro"), (0.375, "macro")])

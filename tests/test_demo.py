@@ -2,6 +2,10 @@
 
 import hashlib
 import json
+import os
+import re
+import subprocess
+import sys
 from itertools import islice
 from pathlib import Path
 
@@ -144,3 +148,26 @@ def test_fp16_model_knows_facts_by_plain_transformers():
         right += int(logits_V[answers].argmax()) == item["answer"]
     # Guessing reaches 12 of 20 once in a thousand tries.
     assert right >= 12
+
+
+@pytest.mark.slow
+@pytest.mark.sandbox
+def test_every_demo_task_runs_offline_in_one_stock_command(tmp_path):
+    """So every metric of every task of this package works without a hub."""
+    configs = Path(__file__).parents[1] / "task_configs"
+    heads = [
+        re.search(r"^(?:group|task): (\S+)$", p.read_text(), re.M) for p in configs.rglob("*.yaml")
+    ]
+    names = sorted({head[1] for head in heads if head and "demo" in head[1]})
+    assert len(names) >= 14
+    done = subprocess.run(
+        [sys.executable, "-m", "lm_eval", "--model", "exl2", "--model_args", "pretrained=demo",
+         "--tasks", ",".join(names), "--device", "cpu", "--limit", "6",
+         "--log_samples", "--output_path", str(tmp_path)],
+        env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    (file,) = tmp_path.rglob("results_*.json")
+    results = json.loads(file.read_text())["results"]
+    measured = {name for name, values in results.items() if any("," in key for key in values)}
+    assert measured >= {name for name in names if name not in ("exl2_demo", "exl2_quick_demo")}

@@ -17,7 +17,14 @@ from lm_eval_exl2.compare.guards import chance_of, is_sampled, warnings_of
 from lm_eval_exl2.compare.policy import Profile
 from lm_eval_exl2.compare.results import Part, UnitResult
 from lm_eval_exl2.compare.runs import TaskRun
-from lm_eval_exl2.compare.scores import Scores, compare_scores, kind_of
+from lm_eval_exl2.compare.scores import (
+    BINARY,
+    PERPLEXITY,
+    Scores,
+    are_shares,
+    compare_scores,
+    kind_of,
+)
 from lm_eval_exl2.compare.statistics import PairedCounts, PairedMoments
 from lm_eval_exl2.compare.units import Stratum, Unit
 
@@ -39,6 +46,7 @@ def assess(
     parts: Sequence[Stratum],
     profile: Profile,
     *,
+    missing: Sequence[TaskRun] = (),
     clusters: Sequence[Any] | None = None,
     accept_limited: bool = False,
 ) -> Assessed:
@@ -48,12 +56,18 @@ def assess(
         unit: What counts once.
         parts: Its tasks, paired.
         profile: Gives the margin of the tests.
+        missing: The unit's tasks that the candidate lacks.
         clusters: What each compared document belongs to; None if documents are independent.
         accept_limited: Whether runs with --limit count as evidence.
     """
     kind, found = kind_of(parts), compare_scores(unit, parts, clusters)
-    chance = _chance(parts)
-    first, full = parts[0], [part.task.documents for part in parts]
+    chance = _chance(parts) if kind == BINARY else None
+    first = parts[0]
+    full = [task.documents for task in (*(part.task for part in parts), *missing)]
+    lacking = sum(int(task.results.get("sample_len") or 0) for task in missing)
+    left_out = _left_out(unit, kind, found, parts, chance)
+    # At chance and near zero a share of the score means nothing.
+    relative = None if left_out else found.relative
     result = UnitResult(
         name=unit.name,
         benchmark=unit.primary.benchmark,
@@ -63,33 +77,33 @@ def assess(
         rule=unit.rule,
         higher_is_better=unit.higher_is_better,
         documents=sum(len(part.at_baseline) for part in parts),
-        baseline_documents=sum(part.paired.baseline_documents for part in parts),
+        baseline_documents=sum(part.paired.baseline_documents for part in parts) + lacking,
         candidate_documents=sum(part.paired.candidate_documents for part in parts),
         full_documents=None if None in full else sum(size or 0 for size in full),
         baseline=found.baseline,
         candidate=found.candidate,
         difference=found.difference,
-        relative=found.relative,
+        relative=relative,
         absolute=found.absolute,
         chance=chance,
         macro=_macro(unit, kind, parts),
         beside=_beside(unit, first),
-        parts=_parts(kind, parts) if len(parts) > 1 else [],
-        left_out=_left_out(unit, kind, found, chance),
+        parts=_parts(kind, parts) if len(parts) > 1 and unit.higher_is_better else [],
+        left_out=left_out,
         not_settled=_not_settled(parts, accept_limited=accept_limited),
-        never_supported=_never_supported(parts),
+        never_supported=_never_supported(unit, parts, found, missing),
         design_effect=found.design_effect,
         warnings=_warnings(unit, parts, found),
-        **_tests(kind, found, profile),
+        **_tests(unit, found, profile),
     )
     return Assessed(result, found.statistic)
 
 
-def _tests(kind: str, found: Scores, profile: Profile) -> dict[str, Any]:
-    """Non-inferiority, equivalence and power at the margin that the profile accepts."""
-    accepted = profile.accepts if profile.accepts is not None else profile.every_task
+def _tests(unit: Unit, found: Scores, profile: Profile) -> dict[str, Any]:
+    """Non-inferiority, equivalence and power at the margin that the profile accepts here."""
+    accepted = profile.cap(unit.primary.benchmark) or profile.accepts
     table = found.statistic
-    if kind != "binary" or accepted is None or not isinstance(table, PairedCounts):
+    if accepted is None or not isinstance(table, PairedCounts) or not unit.higher_is_better:
         return {}
     relative = profile.drop == "relative"
     if relative and table.baseline == 0:
@@ -171,11 +185,15 @@ def _chance(parts: Sequence[Stratum]) -> float | None:
     return sum(chance * size for chance, size in known) / max(sum(size for _, size in known), 1)
 
 
-def _left_out(unit: Unit, kind: str, found: Scores, chance: float | None) -> str:
-    if kind == "perplexity":
+def _left_out(
+    unit: Unit, kind: str, found: Scores, parts: Sequence[Stratum], chance: float | None
+) -> str:
+    if kind == PERPLEXITY:
         return "a perplexity"
     if not unit.higher_is_better:
         return "lower is better"
+    if not all(are_shares(part.baseline, part.candidate) for part in parts):
+        return "its values are not between 0 and 1"
     low = found.baseline.lower
     if chance is not None and low is not None and low <= chance:
         return f"the baseline's interval reaches chance ({chance:.0%})"
@@ -190,7 +208,13 @@ def _not_settled(parts: Sequence[Stratum], *, accept_limited: bool) -> str:
     return ""
 
 
-def _never_supported(parts: Sequence[Stratum]) -> str:
+def _never_supported(
+    unit: Unit, parts: Sequence[Stratum], found: Scores, missing: Sequence[TaskRun]
+) -> str:
+    if missing:
+        return f"{len(missing)} of {len(unit.tasks)} tasks of {unit.name} are missing"
+    if "too skewed" in found.difference.method:
+        return "values too skewed for so few documents"
     metadata: list[dict[str, Any]] = [task.config.get("metadata") or {} for task in _tasks(parts)]
     if any("screening" in each for each in metadata):
         return "a quick run screens"
@@ -206,6 +230,13 @@ def _tasks(parts: Sequence[Stratum]) -> list[TaskRun]:
 def _warnings(unit: Unit, parts: Sequence[Stratum], found: Scores) -> list[str]:
     said: list[str] = []
     for part in parts:
+        if part.paired.moved:
+            said.append(f"{part.task.name}: {part.paired.moved} documents have another doc_id")
+        if part.broken_lines:
+            said.append(
+                f"{part.task.name}: a samples file ends in half a line, so the score of the whole "
+                "run could not be checked"
+            )
         sides = (
             ("baseline", part.baseline_samples, part.at_baseline, found.baseline),
             ("candidate", part.candidate_samples, part.at_candidate, found.candidate),

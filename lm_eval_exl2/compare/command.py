@@ -146,7 +146,11 @@ def _labels(folders: Sequence[Path]) -> list[tuple[Path, str | None]]:
     names = [read_run(folder).label for folder in folders]
     if len(set(names)) == len(names):
         return [(folder, None) for folder in folders]
-    return [(folder, f"{folder.parent.name}/{folder.name}") for folder in folders]
+    parts = [folder.resolve().parts for folder in folders]
+    length = 2
+    while length < max(map(len, parts)) and len({each[-length:] for each in parts}) < len(parts):
+        length += 1
+    return [(folder, "/".join(each[-length:])) for folder, each in zip(folders, parts, strict=True)]
 
 
 def _table(given: Sequence[str]) -> list[primary.Line]:
@@ -163,16 +167,21 @@ def _failing(given: str | None) -> frozenset[str]:
     states = frozenset(each.strip() for each in given.split(",") if each.strip())
     for state in sorted(states - policy.EXIT_CODES.keys()):
         raise OptionError(f"--fail-on {state!r}, expected some of {', '.join(policy.STATES)}")
+    for state in sorted(states):
+        if not policy.EXIT_CODES[state]:
+            raise OptionError(f"--fail-on {state!r}: this state has exit code 0 and cannot fail")
     return states
 
 
 def _gated(comparison: Comparison, gate: str | None) -> list[str]:
-    states = {each.variant.label: each.verdict.state for each in comparison.candidates}
+    states = [(each.variant.label, each.verdict.state) for each in comparison.candidates]
     if gate is None:
-        return list(states.values())
-    if gate not in states:
-        raise OptionError(f"--gate {gate!r} is no candidate, there are {', '.join(states)}")
-    return [states[gate]]
+        return [state for _, state in states]
+    found = [state for label, state in states if label == gate]
+    if len(found) != 1:
+        labels = ", ".join(label for label, _ in states)
+        raise OptionError(f"--gate {gate!r} is {len(found)} candidates, there are {labels}")
+    return found
 
 
 def _report(comparison: Comparison, arguments: argparse.Namespace, failing: frozenset[str]) -> None:

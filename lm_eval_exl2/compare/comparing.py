@@ -20,7 +20,7 @@ from lm_eval_exl2.compare.runs import Run
 from lm_eval_exl2.compare.samples import read_documents
 from lm_eval_exl2.compare.scores import BINARY, kind_of
 from lm_eval_exl2.compare.settings import mixed_versions, size_of, unequal_settings
-from lm_eval_exl2.compare.units import Library, Stratum, Unit, find_units, strata
+from lm_eval_exl2.compare.units import Library, Stratum, Unit, check_group, find_units, strata
 from lm_eval_exl2.errors import ComparisonError, TaskLeftOutError
 
 
@@ -145,20 +145,24 @@ def _compare(
     assessed: list[Assessed] = []
     flips: list[Flip] = []
     left_out: dict[str, str] = {}
-    for unit in units:
+    lacking: list[str] = []
+    for given in units:
         try:
+            unit = check_group(given, run, library)
             parts = strata(unit, baseline, run, library, by_document=choices.by_document)
         except TaskLeftOutError as error:
-            left_out[unit.name] = str(error)
+            left_out[given.name] = str(error)
+            lacking += [given.name] if given.higher_is_better else []
             continue
         one = assess(
             unit,
             parts,
             choices.profile,
+            missing=[baseline.tasks[name] for name in unit.tasks if name not in run.tasks],
             clusters=_clusters(parts, choices.cluster),
             accept_limited=choices.accept_limited,
         )
-        if one.result.kind == BINARY:
+        if one.result.kind == BINARY and unit.higher_is_better:
             counts = count_flips(unit, parts, noise.get(unit.name))
             one = replace(one, result=replace(one.result, flips=counts))
             flips += list_flips(unit, parts, choices.shown_flips)
@@ -173,7 +177,7 @@ def _compare(
         _variant(run),
         [one.result for one in assessed],
         average,
-        verdict_on(choices.profile, average, assessed),
+        verdict_on(choices.profile, average, assessed, lacking),
         flips,
         left_out,
         [

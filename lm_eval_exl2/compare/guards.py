@@ -43,4 +43,7 @@ def _all_equal(answers: Integers) -> bool:
 def is_sampled(config: dict[str, Any]) -> bool:
     """Whether answers were drawn at random, so that a second run differs by itself."""
     given: dict[str, Any] = config.get("generation_kwargs") or {}
-    return bool(given.get("do_sample")) and given.get("temperature", 1) != 0
+    temperature = given.get("temperature")
+    if given.get("do_sample") is None:
+        return bool(temperature)
+    return bool(given["do_sample"]) and temperature != 0

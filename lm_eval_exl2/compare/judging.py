@@ -27,15 +27,38 @@ def average_of(assessed: Sequence[Assessed]) -> Average | None:
     if not counted:
         return None
     found = statistics.average_drop([one.statistic for one in counted if one.statistic])
+    # What a bootstrap of skewed values adds to a unit's bounds, the average must not lose.
+    down, up = (
+        sum(_excess(one, side) for one in counted) / len(counted) for side in ("lower", "upper")
+    )
+    absolute = statistics.Bounds(
+        found.absolute_bounds.lower - down, found.absolute_bounds.upper + up
+    )
+    relative = statistics.Bounds(
+        found.relative_bounds.lower - down / found.baseline,
+        found.relative_bounds.upper + up / found.baseline,
+    )
     name = "score interval over tasks"
     return Average(
         units=[one.result.name for one in counted],
         baseline=found.baseline,
         candidate=found.candidate,
-        relative=_bounds(found.relative, found.relative_bounds, f"{name}, ratio"),
-        absolute=_bounds(found.absolute, found.absolute_bounds, name),
+        relative=_bounds(found.relative, relative, f"{name}, ratio"),
+        absolute=_bounds(found.absolute, absolute, name),
         left_out={one.result.name: one.result.left_out for one in assessed if one.result.left_out},
     )
+
+
+def _excess(one: Assessed, side: str) -> float:
+    """How far a unit's own bound lies beyond that of its moments, as a fraction."""
+    own, moments = one.result.absolute, one.statistic
+    if own is None or not isinstance(moments, statistics.PairedMoments):
+        return 0.0
+    bound: float | None = getattr(own, side)
+    if bound is None:
+        return 0.0
+    away = abs(bound / 100 - moments.drop)
+    return max(0.0, away - moments.deviation(0.05))
 
 
 def _bounds(estimate: float, ends: statistics.Bounds, method: str) -> Bounds:
@@ -44,20 +67,38 @@ def _bounds(estimate: float, ends: statistics.Bounds, method: str) -> Bounds:
 
 
 def verdict_on(
-    profile: Profile, average: Average | None, assessed: Sequence[Assessed]
+    profile: Profile,
+    average: Average | None,
+    assessed: Sequence[Assessed],
+    not_compared: Sequence[str] = (),
 ) -> VerdictResult:
-    """Judge a candidate's drops by a profile."""
+    """Judge a candidate's drops by a profile.
+
+    Args:
+        profile: What is demanded.
+        average: Of the primary scores.
+        assessed: All units.
+        not_compared: Units of the baseline with a score that the candidate lacks.
+    """
+    lacking = f"{', '.join(not_compared)} not compared" if not_compared else ""
     results = [one.result for one in assessed]
     whole = None
     if average is not None:
         counted = [result for result in results if result.name in average.units]
-        whole = _drop(_of(profile, average), counted, "average", "", profile.accepts)
+        whole = _drop(_of(profile, average), counted, "average", "", profile.accepts, lacking)
     tasks = [
-        _drop(_of(profile, result), [result], result.name, result.benchmark, _cap(profile, result))
+        _drop(
+            _of(profile, result),
+            [result],
+            result.name,
+            result.benchmark,
+            profile.cap(result.benchmark),
+        )
         for result in results
         if _of(profile, result) is not None and result.kind != "perplexity"
     ]
-    found = verdict.decide(profile, whole, [task for task in tasks if task is not None])
+    absent = not_compared if profile.every_task is not None else ()
+    found = verdict.decide(profile, whole, [task for task in tasks if task is not None], absent)
     demands = [
         DemandResult(
             each.name,
@@ -79,22 +120,19 @@ def _of(profile: Profile, found: Average | UnitResult) -> Bounds | None:
     return found.relative if profile.drop == "relative" else found.absolute
 
 
-def _cap(profile: Profile, result: UnitResult) -> float | None:
-    caps = {**profile.caps_if_present, **profile.caps}
-    return caps.get(result.benchmark, profile.every_task)
-
-
 def _drop(
     bounds: Bounds | None,
     units: Sequence[UnitResult],
     name: str,
     benchmark: str,
     accepts: float | None,
+    lacking: str = "",
 ) -> Drop | None:
     if bounds is None:
         return None
     open_ = dict.fromkeys(unit.not_settled for unit in units if unit.not_settled)
-    screening = dict.fromkeys(unit.never_supported for unit in units if unit.never_supported)
+    said = [*(unit.never_supported for unit in units), lacking]
+    screening = dict.fromkeys(each for each in said if each)
     return Drop(
         bounds.estimate,
         bounds.lower,

@@ -59,6 +59,10 @@ class Profile:
                 return band
         return Band(DO_NOT_SHIP, None)
 
+    def cap(self, benchmark: str) -> float | None:
+        """What a benchmark's drop must stay below, if anything."""
+        return {**self.caps_if_present, **self.caps}.get(benchmark, self.every_task)
+
 
 def read_profile(name: str, path: Path = SHIPPED, **changes: Any) -> Profile:
     """Read one profile of a policy file.

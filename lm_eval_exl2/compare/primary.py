@@ -84,18 +84,26 @@ def find_primary(
         ComparisonError: There is no metric at all.
     """
     measured = _measured(results)
-    for line in table:
-        if not fnmatchcase(name, line.task):
-            continue
+    fitting = [line for line in table if fnmatchcase(name, line.task)]
+    benchmark = next((line.benchmark for line in fitting if line.benchmark), name)
+    for line in fitting:
         filters = [filter_name for metric, filter_name in measured if metric == line.metric]
         chosen = line.filter if line.filter in filters else next(iter(filters), None)
         if chosen is not None:
             beside = line.beside if line.beside in filters else ""
-            return Primary(line.metric, chosen, beside, line.benchmark or name, True)
-    for metric, filter_name in measured:
-        if metric in higher_is_better:
-            return Primary(metric, filter_name, "", name, False)
+            return Primary(line.metric, chosen, beside, benchmark, True)
+    scores = [
+        (metric, filter_name) for metric, filter_name in measured if metric in higher_is_better
+    ]
+    # Rather a share than a perplexity, whatever comes first.
+    scores.sort(key=lambda pair: not _is_share(results[",".join(pair)], higher_is_better[pair[0]]))
+    for metric, filter_name in scores:
+        return Primary(metric, filter_name, "", benchmark, False)
     raise ComparisonError(f"{name} has no metric that says whether higher is better")
+
+
+def _is_share(score: Any, higher_is_better: bool) -> bool:
+    return higher_is_better and isinstance(score, int | float) and 0 <= score <= 1
 
 
 def _measured(results: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -93,9 +93,23 @@ def read_run(folder: Path, *, label: str | None = None, time: str | None = None)
             settings[when] = {key: each for key, each in content.items() if key not in _SCORES}
     if not tasks:
         raise ComparisonError(f"{folder} holds results files, but no task's scores")
+    _check_one_checkpoint(folder, settings)
     run = Run(label or "", folder, tasks, groups, group_results, settings)
     named = str(run.newest.get("model_name") or folder.name).rstrip("/")
     return replace(run, label=label or named.rpartition("/")[2])
+
+
+def _check_one_checkpoint(folder: Path, settings: dict[str, dict[str, Any]]) -> None:
+    configs: dict[str, dict[str, Any]] = {
+        when: each.get("config") or {} for when, each in settings.items()
+    }
+    for key in ("checkpoint_digest", "model_sha", "quantization_config"):
+        found = {when: str(config[key]) for when, config in configs.items() if config.get(key)}
+        if len(set(found.values())) > 1:
+            raise ComparisonError(
+                f"{folder} holds results of several checkpoints ({key} differs between "
+                f"{', '.join(found)}); choose one with --run TIME, or separate the folders"
+            )
 
 
 _SCORES = {

@@ -28,8 +28,9 @@ class FilterSamples:
 
     doc_ids: Integers
     docs: Integers
-    """The first 8 bytes of doc_hash, as those of the next two."""
+    """The first 8 bytes of doc_hash; of target_hash below."""
     prompts: Integers
+    """A digest of prompt_hash and all arguments: every choice, stops, sampling."""
     targets: Integers
     offsets: Integers
     """Where the line begins in the file, in bytes."""
@@ -106,7 +107,7 @@ def read_samples(path: Path, *, delimiter: str = " ") -> Read:
         try:
             record = json.loads(line)
             into = columns.setdefault(str(record["filter"]), _Columns())
-            _add(into, record, offset, len(delimiter))
+            _add(into, record, offset, delimiter)
         except (ValueError, KeyError, TypeError):
             broken = 1
     return Read({name: _freeze(each) for name, each in columns.items()}, broken)
@@ -132,9 +133,13 @@ def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
         raise ComparisonError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _add(into: _Columns, record: dict[str, Any], offset: int, delimiter: int) -> None:
+def _add(into: _Columns, record: dict[str, Any], offset: int, delimiter: str) -> None:
     """Take over one line; raises KeyError, TypeError or ValueError before anything is kept."""
-    digests = [int(record[name][:16], 16) - 2**63 for name in _DIGESTS]
+    digests = [
+        int(record["doc_hash"][:16], 16) - 2**63,
+        _digest(f"{record['prompt_hash']}{record['arguments']!r}"),
+        int(record["target_hash"][:16], 16) - 2**63,
+    ]
     names: list[str] = record["metrics"]
     values = [record[name] for name in names]
     doc_id, answer = int(record["doc_id"]), _Answer.of(record, delimiter)
@@ -151,7 +156,6 @@ def _add(into: _Columns, record: dict[str, Any], offset: int, delimiter: int) ->
         _add_value(into, name, value, rows)
 
 
-_DIGESTS = ("doc_hash", "prompt_hash", "target_hash")
 _NAN = float("nan")
 
 
@@ -170,6 +174,11 @@ def _add_value(into: _Columns, name: str, value: Any, rows: int) -> None:
         into.values[name] = [*into.numbers.pop(name), value]
 
 
+def _digest(text: str) -> int:
+    found = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(found, signed=True)
+
+
 @dataclass(frozen=True, slots=True)
 class _Answer:
     digest: int
@@ -177,7 +186,7 @@ class _Answer:
     choice: tuple[int, int, int, float, float] | None
 
     @staticmethod
-    def of(record: dict[str, Any], delimiter: int) -> _Answer:
+    def of(record: dict[str, Any], delimiter: str) -> _Answer:
         given = record["filtered_resps"]
         scores = _log_likelihoods(given)
         if scores is not None and len(scores) > 1:
@@ -188,8 +197,7 @@ class _Answer:
         text = given[0] if len(given) == 1 else given
         if not isinstance(text, str):
             text = json.dumps(text)
-        digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()
-        return _Answer(int.from_bytes(digest, signed=True), not text.strip(), None)
+        return _Answer(_digest(text), not text.strip(), None)
 
 
 def _log_likelihoods(given: Any) -> list[float] | None:
@@ -202,10 +210,12 @@ def _log_likelihoods(given: Any) -> list[float] | None:
         return None
 
 
-def _lengths(arguments: Any, delimiter: int) -> list[int]:
+def _lengths(arguments: Any, delimiter: str) -> list[int]:
     """Characters of each choice, as the harness counts them for acc_norm."""
     texts = [each.get("arg_1") or "" for each in arguments.values()]
-    return [max(len(text) - delimiter, 1) for text in texts]
+    # A chat template leaves the delimiter out.
+    cut = len(delimiter) if all(text.startswith(delimiter) for text in texts) else 0
+    return [max(len(text) - cut, 1) for text in texts]
 
 
 def _choose(

@@ -65,12 +65,17 @@ def compare_scores(
         return _compare_losses(parts)
     before = np.concatenate([part.baseline for part in parts])
     after = np.concatenate([part.candidate for part in parts])
-    span = 1.0 if _are_shares(before, after) else np.inf
+    span = 1.0 if are_shares(before, after) else np.inf
     statistic = _counts(unit, parts) if kind == BINARY else _moments(unit, parts, span)
     drop = _drop(statistic, before, after, pooled=len(parts) == 1)
     effect = None
     if clusters is not None:
-        drop, effect = _widen(drop, before, after, clusters, span)
+        robust = _moments(unit, parts, span, clusters)
+        simple = _moments(unit, parts, span)
+        effect = robust.drop_variance / simple.drop_variance if simple.drop_variance else 1.0
+        drop = _widen(drop, robust, before, after, clusters if len(parts) == 1 else None)
+        if effect > 1:
+            statistic = robust  # which averages and tests then use
     sign = 1 if unit.higher_is_better else -1
     relative = None
     if drop.relative is not None and unit.higher_is_better:
@@ -78,7 +83,7 @@ def compare_scores(
     return Scores(
         _single(kind, statistic.baseline, before),
         _single(kind, statistic.candidate, after),
-        Interval(0.0 - statistic.drop, -drop.interval.upper, -drop.interval.lower, drop.method),
+        _interval(0.0 - statistic.drop, drop.interval, drop.method),
         relative,
         _scaled(statistic.drop, drop.bounds, sign * 100, drop.method),
         statistic,
@@ -94,9 +99,20 @@ def _counts(unit: Unit, parts: Sequence[Stratum]) -> PairedCounts:
     return statistics.stratified_counts(tables, weights)
 
 
-def _moments(unit: Unit, parts: Sequence[Stratum], span: float) -> PairedMoments:
+def _moments(
+    unit: Unit, parts: Sequence[Stratum], span: float, clusters: Sequence[Any] | None = None
+) -> PairedMoments:
     """Of a group by the rule of the group: sums over independent tasks."""
-    each = [statistics.paired_moments(part.baseline, part.candidate, span=span) for part in parts]
+    ends = np.cumsum([len(part.at_baseline) for part in parts]).tolist()
+    each = [
+        statistics.paired_moments(
+            part.baseline,
+            part.candidate,
+            span=span,
+            clusters=None if clusters is None else clusters[end - len(part.at_baseline) : end],
+        )
+        for part, end in zip(parts, ends, strict=True)
+    ]
     sizes = np.array([len(part.at_baseline) for part in parts], float)
     share = np.full(len(parts), 1 / len(parts)) if unit.rule == "macro" else sizes / sizes.sum()
 
@@ -145,26 +161,43 @@ def _drop(
 
 
 def _widen(
-    drop: _Drop, before: Floats, after: Floats, clusters: Sequence[Any], span: float
-) -> tuple[_Drop, float]:
-    """The wider of the bounds with and without clusters."""
-    interval, bounds = (
-        statistics.mean_drop(before, after, alpha, clusters=clusters, span=span)
-        for alpha in (_TWO_SIDED, _ONE_SIDED)
-    )
-    relative = drop.relative
-    if relative is not None:
-        found = statistics.mean_drop(
-            before, after, _ONE_SIDED, clusters=clusters, span=span, relative=True
+    drop: _Drop,
+    robust: PairedMoments,
+    before: Floats,
+    after: Floats,
+    clusters: Sequence[Any] | None,
+) -> _Drop:
+    """The wider of the bounds with and without clusters.
+
+    Args:
+        drop: Without.
+        robust: Moments with them.
+        before: Values of a single task, for the bootstrap of few clusters.
+        after: The candidate's.
+        clusters: None for groups, whose bounds follow from the moments.
+    """
+    if clusters is None:
+        found = _drop(robust, before, after, pooled=False)
+    else:
+        interval, bounds = (
+            statistics.mean_drop(before, after, alpha, clusters=clusters, span=robust.span)
+            for alpha in (_TWO_SIDED, _ONE_SIDED)
         )
-        relative = statistics.wider(relative, found.bounds)
-    wide = _Drop(
-        statistics.wider(drop.interval, interval.bounds),
-        statistics.wider(drop.bounds, bounds.bounds),
+        relative = None
+        if robust.baseline > 0:
+            relative = statistics.mean_drop(
+                before, after, _ONE_SIDED, clusters=clusters, span=robust.span, relative=True
+            ).bounds
+        found = _Drop(interval.bounds, bounds.bounds, relative, interval.method)
+    relative = drop.relative
+    if relative is not None and found.relative is not None:
+        relative = statistics.wider(relative, found.relative)
+    return _Drop(
+        statistics.wider(drop.interval, found.interval),
+        statistics.wider(drop.bounds, found.bounds),
         relative,
-        f"the wider of {drop.method} and {interval.method}",
+        f"the wider of {drop.method} and {found.method}, clustered",
     )
-    return wide, interval.design_effect
 
 
 def _scaled(estimate: float, ends: statistics.Bounds, factor: float, method: str) -> Bounds:
@@ -172,6 +205,12 @@ def _scaled(estimate: float, ends: statistics.Bounds, factor: float, method: str
     low, high = sorted(factor * end for end in ends)
     lower, upper = (float(end) if np.isfinite(end) else None for end in (low, high))
     return Bounds(factor * estimate, lower, upper, method)
+
+
+def _interval(estimate: float, drop: statistics.Bounds, method: str) -> Interval:
+    """Of the difference, from the drop's; infinite ends as None."""
+    lower, upper = (float(-end) if np.isfinite(end) else None for end in (drop.upper, drop.lower))
+    return Interval(estimate, lower, upper, method)
 
 
 def _single(kind: str, score: float, values: Floats) -> Interval:
@@ -184,7 +223,8 @@ def _single(kind: str, score: float, values: Floats) -> Interval:
     return Interval(score, score - away, score + away, "t")
 
 
-def _are_shares(*values: Floats) -> bool:
+def are_shares(*values: Floats) -> bool:
+    """Whether all values lie between 0 and 1."""
     return all(((each >= 0) & (each <= 1)).all() for each in values)
 
 

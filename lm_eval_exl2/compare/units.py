@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,8 @@ class Unit:
     rule: str
     """"mean" of a single task; "micro" (over documents) or "macro" (over tasks) of a group."""
     higher_is_better: bool
+    other_rules: tuple[str, ...] = ()
+    """Of a group: those that give the baseline's score as well."""
 
 
 class Stratum(NamedTuple):
@@ -49,6 +51,8 @@ class Stratum(NamedTuple):
     at_baseline: Integers
     """Places of the compared documents among the baseline's samples."""
     at_candidate: Integers
+    broken_lines: int
+    """Samples files that end in half a line."""
 
 
 class Library:
@@ -74,6 +78,17 @@ class Library:
     def broken_lines(self, task: TaskRun) -> int:
         """Whether the task's file ends in half a line."""
         return self._open(task).broken_lines
+
+    def recomputed(self, task: TaskRun, primary: Primary) -> Recomputed:
+        """A task's score, computed again."""
+        return recompute(
+            task,
+            self.samples(task, primary.filter),
+            primary.metric,
+            primary.filter,
+            must_agree=primary.is_listed,
+            is_partial=self.broken_lines(task) > 0,
+        )
 
     def _open(self, task: TaskRun) -> Read:
         if task.samples is None:
@@ -108,8 +123,8 @@ def _units_of(run: Run, group: str, table: Sequence[Line], library: Library) -> 
         known = {metric for name in tasks for metric in run.tasks[name].higher_is_better}
         primary = find_primary(group, results, dict.fromkeys(known, True), table)
         better = run.tasks[tasks[0]].higher_is_better.get(primary.metric, True)
-        rule = _rule_of_group(run, group, tasks, primary, library)
-        yield Unit(group, tuple(tasks), primary, rule, better)
+        rule, *others = _rules_of_group(run, group, tasks, primary, library)
+        yield Unit(group, tuple(tasks), primary, rule, better, tuple(others))
         return
     for member in run.groups[group]:
         if member in run.groups:
@@ -124,21 +139,56 @@ def _single(task: TaskRun, table: Sequence[Line]) -> Unit:
     return Unit(task.name, (task.name,), primary, "mean", better)
 
 
-def _rule_of_group(
+def _rules_of_group(
     run: Run, group: str, tasks: Sequence[str], primary: Primary, library: Library
-) -> str:
-    found = [
-        recompute(task, library.samples(task, primary.filter), primary.metric, primary.filter)
-        for task in (run.tasks[name] for name in tasks)
-    ]
+) -> list[str]:
+    found = [library.recomputed(run.tasks[name], primary) for name in tasks]
     written = run.group_results[group][f"{primary.metric},{primary.filter}"]
-    for rule in ("micro", "macro"):
-        if math.isclose(score_of_group(rule, found), written, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
-            return rule
+    if any(library.broken_lines(run.tasks[name]) for name in tasks):
+        return ["micro"]
+    if fitting := [rule for rule in _RULES if _fits(rule, found, written)]:
+        return fitting
     raise ComparisonError(
         f"{group}: {primary.metric} is {written}, but its {len(tasks)} tasks give "
         f"{score_of_group('micro', found)} by documents and {score_of_group('macro', found)} by "
         "tasks; the results were put together from different runs"
+    )
+
+
+_RULES = ("micro", "macro")
+
+
+def _fits(rule: str, tasks: Sequence[Recomputed], written: Any) -> bool:
+    score = score_of_group(rule, tasks)
+    return math.isclose(score, written, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+
+
+def check_group(unit: Unit, run: Run, library: Library) -> Unit:
+    """Check the candidate's score of a group, and that both runs' follow from one rule.
+
+    Returns:
+        The unit, by the rule that gives both scores: where a baseline's tasks are all equally good,
+        only the candidate tells micro from macro.
+
+    Raises:
+        ComparisonError: There is no such rule.
+    """
+    written = run.group_results.get(unit.name, {}).get(
+        f"{unit.primary.metric},{unit.primary.filter}"
+    )
+    tasks = [run.tasks[name] for name in unit.tasks if name in run.tasks]
+    broken = any(library.broken_lines(task) for task in tasks if task.samples is not None)
+    if unit.rule == "mean" or written is None or len(tasks) < len(unit.tasks) or broken:
+        return unit
+    found = [library.recomputed(task, unit.primary) for task in tasks]
+    fitting = [rule for rule in _RULES if _fits(rule, found, written)]
+    if unit.rule in fitting:
+        return unit
+    if fitting and fitting[0] in unit.other_rules:
+        return replace(unit, rule=fitting[0])
+    raise ComparisonError(
+        f"{unit.name} of {run.label}: {unit.primary.metric} is {written}, but its tasks give "
+        f"{score_of_group(unit.rule, found)}; the results were put together from different runs"
     )
 
 
@@ -171,11 +221,11 @@ def strata(
 def _stratum(
     unit: Unit, task: TaskRun, other: TaskRun, library: Library, *, by_document: bool
 ) -> Stratum:
-    metric, filter_name = unit.primary.metric, unit.primary.filter
+    filter_name = unit.primary.filter
     first, second = library.samples(task, filter_name), library.samples(other, filter_name)
     paired = pair(task.name, first, second, by_document=by_document)
-    one = recompute(task, first, metric, filter_name)
-    two = recompute(other, second, metric, filter_name)
+    one = library.recomputed(task, unit.primary)
+    two = library.recomputed(other, unit.primary)
     kept = np.isin(paired.baseline, one.present) & np.isin(paired.candidate, two.present)
     at_first, at_second = paired.baseline[kept], paired.candidate[kept]
     return Stratum(
@@ -189,4 +239,5 @@ def _stratum(
         second,
         at_first,
         at_second,
+        library.broken_lines(task) + library.broken_lines(other),
     )

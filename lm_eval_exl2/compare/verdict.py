@@ -61,15 +61,22 @@ class Verdict:
     """Benchmarks the profile demands that were not measured on both sides."""
 
 
-def decide(profile: Profile, average: Drop | None, tasks: Sequence[Drop]) -> Verdict:
+def decide(
+    profile: Profile,
+    average: Drop | None,
+    tasks: Sequence[Drop],
+    absent: Sequence[str] = (),
+) -> Verdict:
     """Judge a candidate.
 
     Args:
         profile: What is demanded.
         average: Drop of the average; None where no task can be averaged.
         tasks: Drops by task.
+        absent: Tasks that are demanded and were not run.
     """
     demands, missing = _demands(profile, average, tasks)
+    missing += absent
     if missing or not demands:
         needed = ", ".join(missing) or "a task with a score"
         text = f"cannot compare: {needed} is missing, which profile {profile.name} demands"
@@ -164,7 +171,8 @@ def _open(band: State, demands: Sequence[Judged], profile: Profile) -> str:
         if each.evidence == SUPPORTED:
             continue
         drop = each.drop
-        text = f"{each.name}: best estimate {drop.estimate:.2g} {unit} ({band})"
+        text = f"{each.name}: best estimate {drop.estimate:.2g} {unit}"
+        text += f" ({band})" if each.name == "average" else ""
         reason = drop.reason_not_settled or drop.never_supported
         if reason:
             text += f", not settled: {reason}"
