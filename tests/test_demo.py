@@ -155,9 +155,7 @@ def test_fp16_model_knows_facts_by_plain_transformers():
 def test_every_demo_task_runs_offline_in_one_stock_command(tmp_path):
     """So every metric of every task of this package works without a hub."""
     configs = Path(__file__).parents[1] / "task_configs"
-    heads = [
-        re.search(r"^task: (\S+)$", p.read_text(), re.M) for p in configs.rglob("*.yaml")
-    ]
+    heads = [re.search(r"^task: (\S+)$", p.read_text(), re.M) for p in configs.rglob("*.yaml")]
     names = sorted({head[1] for head in heads if head and "demo" in head[1]})
     assert len(names) >= 12
     done = subprocess.run(
