@@ -26,6 +26,7 @@ def test_two_thousand_damaged_checkpoints_are_read_or_refused():
     assert result["crashes"] == 0, result["details"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_ones_own_can_be_damaged(tmp_path):
     result = damage.measure(tiny.write_exl2(tmp_path / "mine"), count=5)
     assert result["accepted"] + result["refused"] == 5
@@ -50,6 +51,7 @@ FATES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fate", FATES)
 def test_a_reader_that_does_not_answer_counts_as_a_crash(tmp_path, fate):
     worker = damage.Worker([sys.executable, "-c", READY + FATES[fate]], limit_s=0.5)
@@ -60,6 +62,7 @@ def test_a_reader_that_does_not_answer_counts_as_a_crash(tmp_path, fate):
     worker.stop()
 
 
+@pytest.mark.slow
 def test_other_exceptions_and_large_allocations_count_as_crashes(tmp_path):
     program = (
         "import sys; sys.path[:0] = sys.argv[1:]; import damage, torch; "

@@ -96,6 +96,7 @@ def test_a_step_that_fails_is_a_result_and_stops_nothing(gpu_check, tmp_path):
     assert gpu_check.run_step("another", lambda: {"x": 1}, tmp_path)["outcome"] == "passed"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card here")
 def test_without_a_card_nothing_passes_and_that_is_written_down(tmp_path):
     done = subprocess.run(

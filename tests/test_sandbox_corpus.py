@@ -29,7 +29,8 @@ PROGRAMS = [
     *(("effect", name) for name in effects.EFFECTS),
     *(("robustness", name) for name in robustness.ROBUSTNESS),
 ]
-# How this process would run it, and the three others; only root can become them.
+# How this process would run it, and the others; only root can become them. By default the level
+# runs that needs nothing installed; `make slow` runs them all.
 CONFIGURATIONS = {
     "landlock": ["--level", "landlock"],
     "bubblewrap": ["--level", "bubblewrap"],
@@ -93,7 +94,9 @@ def test_the_corpus_is_large_enough():
 
 
 @pytest.mark.parametrize(("kind", "name"), PROGRAMS, ids=lambda value: value)
-@pytest.mark.parametrize("configuration", ["landlock", "bubblewrap"])
+@pytest.mark.parametrize(
+    "configuration", ["landlock", pytest.param("bubblewrap", marks=pytest.mark.slow)]
+)
 def test_holds(configuration, kind, name):
     check(configuration, kind, name)
 
@@ -105,7 +108,9 @@ def test_holds_elsewhere(configuration, kind, name):
     check(configuration, kind, name)
 
 
-@pytest.mark.parametrize("configuration", ["landlock", "bubblewrap"])
+@pytest.mark.parametrize(
+    "configuration", ["landlock", pytest.param("bubblewrap", marks=pytest.mark.slow)]
+)
 def test_an_honest_program_passes_after_all_of_them_and_nothing_is_left(configuration):
     document = results(configuration)[0]
     assert set(document["honest_after"]) == {"passed"}
