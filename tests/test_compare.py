@@ -622,6 +622,35 @@ def test_what_only_one_run_has_is_named(tmp_path):
         compare(base, lonely)
 
 
+def test_the_leaderboards_average_is_printed_where_all_its_tasks_were_run(tmp_path):
+    counted = [
+        ("exl2_quick_mmlu", "acc", "none", 0.6),
+        ("exl2_quick_hellaswag", "acc_norm", "none", 0.8),
+        ("exl2_quick_arc_challenge", "acc_norm", "none", 0.5),
+        ("exl2_quick_winogrande", "acc", "none", 0.7),
+        ("exl2_quick_truthfulqa", "acc", "none", 0.4),
+        ("exl2_quick_gsm8k", "exact_match", "strict-match", 0.3),
+    ]
+    tasks = [
+        Task(
+            name, rights([1.0] * round(10 * score) + [0.0] * (10 - round(10 * score)), metric), key
+        )
+        for name, metric, key, score in counted
+    ]
+    folder = write_run(tmp_path / "a", tasks, model="six")
+    fewer = write_run(tmp_path / "b", tasks[1:], model="five")
+    notes = compare(folder, fewer).notes
+    assert "six: average of Open LLM Leaderboard v1 (quick runs): 55.00" in notes
+    assert not any(note.startswith("five: average") for note in notes)
+
+
+def test_an_estimate_from_few_documents_has_its_published_error_beside_it(tmp_path):
+    folder = write_run(tmp_path, [Task("tinyMMLU", rights([1.0] * 70 + [0.0] * 30, "acc_norm"))])
+    found = compare(folder, folder)
+    assert any(note.startswith("tinyMMLU: an estimate") for note in found.notes)
+    assert found.candidates[0].verdict.state == "inconclusive"
+
+
 def test_settings_that_differ_are_listed(tmp_path):
     base = write_run(
         tmp_path / "a", [Task("t", rights([1]))], model="a", config={"model_dtype": "float16"}

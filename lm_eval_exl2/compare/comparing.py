@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +22,8 @@ from lm_eval_exl2.compare.samples import read_documents
 from lm_eval_exl2.compare.scores import BINARY, kind_of
 from lm_eval_exl2.compare.settings import mixed_versions, size_of, unequal_settings
 from lm_eval_exl2.compare.units import Library, Stratum, Unit, check_group, find_units, strata
-from lm_eval_exl2.errors import ComparisonError, TaskLeftOutError
+from lm_eval_exl2.errors import ComparisonError, RequestError, TaskLeftOutError
+from lm_eval_exl2.tasks.quick import leaderboard, tiny_benchmarks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +133,21 @@ def _notes(run: Run) -> list[str]:
     limited = [name for name, task in run.tasks.items() if task.limited]
     if limited:
         mixed.append(f"{run.label}: run with --limit or --samples: {', '.join(limited)}")
-    return mixed
+    return [*mixed, *_averages(run), *filter(None, map(tiny_benchmarks.beside, run.tasks))]
+
+
+def _averages(run: Run) -> list[str]:
+    """The first Open LLM Leaderboard's average, where all of its tasks were run."""
+    results = {name: task.results for name, task in run.tasks.items()}
+    found: list[str] = []
+    for name, counted in (
+        ("Open LLM Leaderboard v1", leaderboard.LEADERBOARD_V1),
+        ("Open LLM Leaderboard v1 (quick runs)", leaderboard.QUICK),
+    ):
+        with suppress(RequestError):  # a task is missing, so there is no such average
+            average = leaderboard.average(results, counted).average
+            found.append(f"{run.label}: average of {name}: {100 * average:.2f}")
+    return found
 
 
 def _compare(
