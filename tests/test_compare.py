@@ -653,7 +653,7 @@ def test_an_estimate_from_few_documents_has_its_published_error_beside_it(tmp_pa
 
 def test_settings_that_differ_are_listed(tmp_path):
     base = write_run(
-        tmp_path / "a", [Task("t", rights([1]))], model="a", config={"model_dtype": "float16"}
+        tmp_path / "a", [Task("t", rights([1]))], model="a", config={"model_dtype": "torch.float16"}
     )
     cand = write_run(
         tmp_path / "b",

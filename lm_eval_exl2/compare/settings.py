@@ -89,7 +89,7 @@ def _flatten_one(settings: dict[str, Any]) -> dict[str, str]:
     named = cast("dict[str, Any]", arguments) if isinstance(arguments, dict) else {}
     parts = {**{key: settings[key] for key in settings if key != "config"}, **config, **named}
     return {
-        name: str(value)
+        name: str(value).removeprefix("torch.")  # hf and exl2 spell data types differently
         for name, value in parts.items()
         if value is not None and name not in _SUBJECT | _IDLE
     }
