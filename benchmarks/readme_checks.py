@@ -18,6 +18,10 @@ def read_result(name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
+def _measured(found: dict[str, Any], machine: str = "") -> str:
+    return f"Measured on {found['date']} at {found['commit'][:8]}: {machine}`{found['command']}`"
+
+
 def sandbox_table() -> str:
     """Return what became of the corpus and of HumanEval's solutions at each level."""
     found = read_result("sandbox.json")
@@ -52,11 +56,7 @@ def sandbox_table() -> str:
         if "mutants_agreeing" in mbpp:
             agreeing = f"{mbpp['mutants_agreeing']} of {mbpp['mutants']}"
             rows[-1] += f" {agreeing} mutants get `code_eval`'s verdict."
-    rows += [
-        "",
-        f"Measured on {found['date']} at {found['commit'][:8]}: {found['machine']}. "
-        f"`{found['command']}`",
-    ]
+    rows += ["", _measured(found, f"{found['machine']}. ")]
     return "\n".join(rows)
 
 
@@ -76,11 +76,7 @@ def wikitext2_table() -> str:
             f"| {row['ours']:.4f} ± {row['stderr']:.4f} | {row['hf']:.4f} "
             f"| {row['reference_loop']:.4f} | {row['largest_relative_difference']:.1e} |"
         )
-    rows += [
-        "",
-        f"Measured on {found['date']} at {found['commit'][:8]}: {found['machine']}. "
-        f"`{found['command']}`",
-    ]
+    rows += ["", _measured(found, f"{found['machine']}. ")]
     return "\n".join(rows)
 
 
@@ -157,7 +153,7 @@ def decisions_table() -> str:
         f"{found['false_support']:.1%} come out as ship or acceptable; {found['allowed']:.1%} are "
         f"allowed (5 % and three standard errors of {found['draws']:,} draws).",
         "",
-        f"Measured on {found['date']} at {found['commit'][:8]}: `{found['command']}`",
+        _measured(found),
     ]
     return "\n".join(rows)
 
@@ -188,7 +184,7 @@ def divergence_table() -> str:
         "Largest difference of a token as a share of 1e-7 + 1e-3 x KL, and relative difference of "
         "the mean (1e-4 is allowed).",
         "",
-        f"Measured on {found['date']} at {found['commit'][:8]}: `{found['command']}`",
+        _measured(found),
     ]
     return "\n".join(rows)
 
@@ -199,8 +195,7 @@ def report_table() -> str:
     if found is None:
         return "Not measured yet."
     summary, *_ = step_summary(from_json(found["comparison"])).partition("\n### ")
-    where = f"Measured on {found['date']} at {found['commit'][:8]}: `{found['command']}`"
-    return "\n".join([summary.strip(), "", where])
+    return "\n".join([summary.strip(), "", _measured(found)])
 
 
 def planning_text() -> str:

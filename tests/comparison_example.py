@@ -240,7 +240,7 @@ def main() -> None:
     """Write the golden files again: python tests/comparison_example.py."""
     from lm_eval_exl2.compare.render.markdown import to_markdown
     from lm_eval_exl2.compare.render.page import to_html
-    from lm_eval_exl2.compare.render.words import write_whole
+    from lm_eval_exl2.files import write_whole
 
     write_whole(DATA / "comparison.md", to_markdown(example()))
     write_whole(DATA / "comparison.html", to_html(example()))

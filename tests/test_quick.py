@@ -9,8 +9,8 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from lm_eval_exl2.errors import OptionError, RequestError
+from lm_eval_exl2.tasks.demo import subjects
 from lm_eval_exl2.tasks.quick import screening, slices
-from lm_eval_exl2.tasks.quick.demo import subjects
 from lm_eval_exl2.tasks.quick.task import PlacedDocument
 
 TASKS = Path(__file__).parents[1] / "task_configs"
@@ -199,7 +199,7 @@ def test_subjects_in_one_task_ask_what_a_task_per_subject_asks(tmp_path):
         (tmp_path / f"{subject}.yaml").write_text(
             f"include: {STOCK}/mmlu/default/_default_template_yaml\n"
             f"task: {subject}\ndataset_path: null\nnum_fewshot: 2\n"
-            "custom_dataset: !function lm_eval_exl2.tasks.quick.demo.subjects\n"
+            "custom_dataset: !function lm_eval_exl2.tasks.demo.subjects\n"
             'description: "The following are multiple choice questions (with answers) about '
             f'{subject}.\\n\\n"\n'
             f"metadata: {{subject: {subject}}}\n"
@@ -221,7 +221,7 @@ def test_documents_of_another_subject_are_refused(monkeypatch):
         splits = subjects(other)
         return splits | {"test": splits["test"].select(range(len(subjects(subject)["test"])))}
 
-    monkeypatch.setattr("lm_eval_exl2.tasks.quick.demo.subjects", mixed)
+    monkeypatch.setattr("lm_eval_exl2.tasks.demo.subjects", mixed)
     with pytest.raises(OptionError, match="documents of markets say they are about rivers"):
         run("exl2_quick_demo_subjects")
 

@@ -1,11 +1,10 @@
-"""Numbers, untrusted texts and files: what every form of a report stands on."""
+"""Numbers and untrusted texts: what every form of a report stands on."""
 
 # ruff: noqa: RUF001 (minus signs and en dashes are what is tested)
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from comparison_example import gsm8k, perplexity, winogrande
@@ -15,7 +14,6 @@ from hypothesis import strategies as some
 
 from lm_eval_exl2.compare.render import words
 from lm_eval_exl2.compare.results import Bounds, Interval
-from lm_eval_exl2.errors import ComparisonError
 
 NO_NUMBERS = [None, math.nan, math.inf, -math.inf]
 
@@ -116,45 +114,6 @@ def test_a_long_text_is_cut_and_says_so():
 def test_a_list_names_how_many_more_there_are():
     assert words.listed(["a", "b", "c"]) == "a; b; c"
     assert words.listed(["a", "b", "c", "d", "e"]) == "a; b; c; and 2 more"
-
-
-def test_a_file_is_written_with_unix_ends_and_nothing_beside_it(tmp_path):
-    path = tmp_path / "report.md"
-    words.write_whole(path, "old")
-    words.write_whole(path, "a\nµ\n")
-    assert path.read_bytes() == "a\nµ\n".encode()
-    assert [each.name for each in tmp_path.iterdir()] == ["report.md"]
-
-
-def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path):
-    path = tmp_path / "report.md"
-    words.write_whole(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        words.write_whole(path, "new \ud800")
-    assert path.read_text() == "old"
-    assert [each.name for each in tmp_path.iterdir()] == ["report.md"]
-
-
-def test_a_file_whose_writing_breaks_off_stays_as_it_was(tmp_path, monkeypatch):
-    path = tmp_path / "report.md"
-    words.write_whole(path, "old")
-
-    def full(self, target):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(ComparisonError, match="No space left on device"):
-        words.write_whole(path, "new")
-    assert path.read_text() == "old"
-    assert [each.name for each in tmp_path.iterdir()] == ["report.md"]
-
-
-def test_a_missing_folder_is_one_clear_line(tmp_path):
-    with pytest.raises(
-        ComparisonError, match=r"cannot write '.*report\.md': No such file"
-    ) as error:
-        words.write_whole(tmp_path / "missing" / "report.md", "text")
-    assert "\n" not in str(error.value)
 
 
 def test_the_example_group_has_57_subjects_whose_counts_add_up():

@@ -25,7 +25,7 @@ from lm_eval_exl2.compare.scores import (
     compare_scores,
     kind_of,
 )
-from lm_eval_exl2.compare.statistics import PairedCounts, PairedMoments
+from lm_eval_exl2.compare.statistics import PairedCounts, PairedMoments, StatisticsError
 from lm_eval_exl2.compare.units import Stratum, Unit
 
 LOWEST_BASELINE = 0.05
@@ -120,14 +120,12 @@ def _tests(unit: Unit, found: Scores, profile: Profile) -> dict[str, Any]:
     }
 
 
-def _needed(flip_rate: float, margin: float) -> int:
-    """About how many documents would certify a lossless candidate with probability 80 %.
-
-    (z.05 + z.20)^2 flips / margin^2, but no fewer than it takes without any flip.
-    """
-    deviations = float(stats.norm.isf(0.05) + stats.norm.isf(0.2))
-    without = np.log(0.05) / np.log1p(-margin)
-    return int(np.ceil(max(deviations**2 * flip_rate / margin**2, without)))
+def _needed(flip_rate: float, margin: float) -> int | None:
+    """How many documents certify a lossless candidate with probability 80 %; None is too many."""
+    try:
+        return statistics.documents_needed(flip_rate, margin)
+    except StatisticsError:
+        return None
 
 
 def _parts(kind: str, parts: Sequence[Stratum]) -> list[Part]:
@@ -171,10 +169,10 @@ def _macro(unit: Unit, kind: str, parts: Sequence[Stratum]) -> tuple[float, floa
 
 def _beside(unit: Unit, part: Stratum) -> tuple[str, float, float] | None:
     name = f"{unit.primary.metric},{unit.primary.beside}"
-    values = part.task.results.get(name), part.candidate_task.results.get(name)
-    if not unit.primary.beside or None in values:
+    before, after = part.task.results.get(name), part.candidate_task.results.get(name)
+    if not unit.primary.beside or before is None or after is None:
         return None
-    return unit.primary.beside, *map(float, values)  # type: ignore[return-value, arg-type]
+    return unit.primary.beside, float(before), float(after)
 
 
 def _chance(parts: Sequence[Stratum]) -> float | None:

@@ -55,7 +55,7 @@ def measure_noise(
         if kind_of(parts) != BINARY:
             continue
         each = [_flips(unit, part) for part in parts]
-        changed = sum(len(one.lost) + len(one.gained) + len(one.other_wrong) for one in each)
+        changed = sum(one.changed for one in each)
         pairs = sum(one.pairs for one in each)
         ends = statistics.clopper_pearson_interval(changed, pairs)
         margins = [(_margins(unit, part, 0), _margins(unit, part, 1)) for part in parts]
@@ -80,7 +80,7 @@ def count_flips(unit: Unit, parts: Sequence[Stratum], noise: Noise | None) -> Fl
         lost,
         gained,
         other if known else None,
-        (lost + gained + other) / pairs,
+        sum(one.changed for one in each) / pairs,
         test.exact,
         test.mid_p,
         test.smallest > 0.05,
@@ -91,11 +91,12 @@ def count_flips(unit: Unit, parts: Sequence[Stratum], noise: Noise | None) -> Fl
 
 def list_flips(unit: Unit, parts: Sequence[Stratum], most: int) -> list[Flip]:
     """The first documents of each kind, as the harness logged them."""
+    each = [_by_kind(_flips(unit, part)) for part in parts]
     shown: list[Flip] = []
     for at, kind in enumerate(_KINDS):
         left = most
-        for part in parts:
-            places = _by_kind(_flips(unit, part))[at][:left]
+        for part, kinds in zip(parts, each, strict=True):
+            places = kinds[at][:left]
             shown += _read_flips(part, places, kind)
             left -= len(places)
     return shown

@@ -12,6 +12,7 @@ from pathlib import Path
 from lm_eval_exl2.compare import policy, primary
 from lm_eval_exl2.compare.results import Comparison, to_json
 from lm_eval_exl2.errors import ComparisonError, OptionError
+from lm_eval_exl2.files import write_whole
 
 _EXIT = """
 exit codes: 0 ship or acceptable with monitoring, 10 marginal, 11 do not ship, 12 inconclusive,
@@ -107,7 +108,6 @@ def _comparison(arguments: argparse.Namespace) -> Comparison:
     if arguments.baseline is None or not arguments.candidates:
         raise OptionError("expected BASELINE and at least one CANDIDATE, two result folders")
     from lm_eval_exl2.compare.comparing import Choices, all_flips, compare_runs
-    from lm_eval_exl2.compare.render.words import write_whole
     from lm_eval_exl2.compare.runs import read_run
 
     profile = policy.read_profile(
@@ -186,7 +186,6 @@ def _gated(comparison: Comparison, gate: str | None) -> list[str]:
 
 def _report(comparison: Comparison, arguments: argparse.Namespace, failing: frozenset[str]) -> None:
     from lm_eval_exl2.compare.render import junit, markdown, model_card, page, table, terminal
-    from lm_eval_exl2.compare.render.words import write_whole
 
     writers: dict[str, Callable[[], str]] = {
         "json": lambda: json.dumps(to_json(comparison), indent=1, allow_nan=False) + "\n",

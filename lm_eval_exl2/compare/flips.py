@@ -21,9 +21,9 @@ class Flips(NamedTuple):
     pairs: int
 
     @property
-    def churn(self) -> float:
-        """Share of the answers that changed in one of these ways."""
-        return (len(self.lost) + len(self.gained) + len(self.other_wrong)) / self.pairs
+    def changed(self) -> int:
+        """How many answers changed in one of these ways."""
+        return len(self.lost) + len(self.gained) + len(self.other_wrong)
 
 
 def find_flips(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lm_eval_exl2.compare.samples import FilterSamples, Integers
 from lm_eval_exl2.errors import ComparisonError
@@ -78,7 +79,7 @@ def pair(
     return Paired(at_first, at_second, len(baseline), len(candidate), moved, prompts)
 
 
-def _keys(docs: Integers) -> np.ndarray[tuple[int], np.dtype[np.void]]:
+def _keys(docs: Integers) -> NDArray[np.void]:
     """Document digest and number of the occurrence, as one value that can be compared."""
     order = np.argsort(docs, kind="stable")
     ordered = docs[order]
@@ -87,9 +88,9 @@ def _keys(docs: Integers) -> np.ndarray[tuple[int], np.dtype[np.void]]:
     first_of_run = np.maximum.accumulate(np.where(starts, places, 0))
     occurrence = np.empty(len(docs), np.int64)
     occurrence[order] = places - first_of_run
-    both = np.empty(len(docs), dtype=[("doc", np.int64), ("occurrence", np.int64)])
+    both = np.empty(len(docs), np.dtype([("doc", np.int64), ("occurrence", np.int64)]))
     both["doc"], both["occurrence"] = docs, occurrence
-    return both  # type: ignore[return-value]
+    return both
 
 
 def _count_different(first: Integers, at: Integers, second: Integers, there: Integers) -> int:

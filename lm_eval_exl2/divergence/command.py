@@ -6,11 +6,13 @@ Nothing heavy is imported before a run.
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from lm_eval_exl2.divergence.protocols import PROTOCOLS
-from lm_eval_exl2.divergence.report import CAVEAT, table, write_json
+from lm_eval_exl2.divergence.report import CAVEAT, table
 from lm_eval_exl2.errors import OptionError
+from lm_eval_exl2.files import write_whole
 
 DESCRIPTION = (
     "Compare next-token distributions token by token along a text. " + CAVEAT + " Values are in "
@@ -100,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
             **{name: getattr(arguments, name) for name in other},
         )
     )
-    if arguments.json is not None:
-        write_json(arguments.json, document)
     print("\n".join(table(document)))  # noqa: T201 - the command's output
+    if arguments.json is not None:
+        write_whole(arguments.json, json.dumps(document, indent=1) + "\n")
     return 0

@@ -1,8 +1,7 @@
-"""The document of a run -> a table for a terminal, and a file."""
+"""The document of a run -> a table for a terminal."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -138,17 +137,3 @@ def _aligned(rows: list[tuple[str, list[str]]]) -> Iterator[str]:
     for name, cells in rows:
         right = (f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
         yield f"{name:<{first}}  " + "  ".join(right)
-
-
-def write_json(path: Path, document: Json) -> None:
-    """Write the document, whole or not at all.
-
-    Raises:
-        OSError: the folder cannot be written to.
-    """
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

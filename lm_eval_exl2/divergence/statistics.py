@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import numpy as np
 from scipy import stats
+
+from lm_eval_exl2.compare.statistics import wilson_interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -164,9 +166,7 @@ def _share(parts: Sequence[NDArray[np.bool_]]) -> Estimate:
     if not count:
         return found
     hits = sum(int(part.sum()) for part in parts)
-    test: Any = stats.binomtest(hits, count)
-    wilson = test.proportion_ci(CONFIDENCE, method="wilson")
-    ends = [found.lower, found.upper, wilson.low, wilson.high]
+    ends = [found.lower, found.upper, *wilson_interval(hits, count, CONFIDENCE)]
     known = [min(1.0, max(0.0, float(end))) for end in ends if not math.isnan(end)]
     return Estimate(found.value, found.stderr, min(known), max(known))
 

@@ -103,15 +103,30 @@ def maths(**_metadata: object) -> "dict[str, Dataset]":
     return _splits("maths", "test")
 
 
-def _splits(task: str, *names: str) -> "dict[str, Dataset]":
+def subjects(subject: str, **_metadata: object) -> "dict[str, Dataset]":
+    """Load the invented questions of one subject: splits `test` and `dev` (few-shot examples).
+
+    Args:
+        subject: "bridges", "markets" or "rivers".
+        **_metadata: As in `facts`.
+
+    Returns:
+        Documents with MMLU's fields (`question`, `subject`, `choices`, `answer`), by split.
+    """
+    return _splits("quick", "test", "dev", subject=subject)
+
+
+def _splits(task: str, *names: str, **fields: object) -> "dict[str, Dataset]":
+    """By split, the documents that have these fields."""
     from datasets import Dataset
 
     # Not load_dataset: it would leave a copy in the user's cache folder.
     return {
-        name: Dataset.from_list(_read(_DATA / f"{task}_{name}.jsonl"))  # pyright: ignore[reportUnknownMemberType]
+        name: Dataset.from_list(_read(_DATA / f"{task}_{name}.jsonl", fields))  # pyright: ignore[reportUnknownMemberType]
         for name in names
     }
 
 
-def _read(path: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def _read(path: Path, fields: dict[str, object]) -> list[dict[str, object]]:
+    rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return [row for row in rows if fields.items() <= row.items()]

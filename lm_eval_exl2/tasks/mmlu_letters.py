@@ -34,20 +34,14 @@ class MmluLetters(TokenTask):
     are not taken for the same questions).
     """
 
-    def __init__(
-        self,
-        data_dir: str | None = None,
-        cache_dir: str | None = None,
-        download_mode: Any = None,
-        config: dict[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, *, config: dict[str, Any]) -> None:
         """As the harness calls it; finds the letters' tokens.
 
         Raises:
             OptionError: A letter is not a single token, nothing says which BOS the model has, or
                 the seed is no integer.
         """
-        super().__init__(data_dir, cache_dir, download_mode, config)
+        super().__init__(config=config)
         self._model = load_model_files(self.config.metadata)
         self._letters = find_letters(self._model.tokenizer)
         self._bos = find_bos(self._model)

@@ -18,11 +18,11 @@ from typing import Any
 
 from lm_eval.api.filter import Filter, FilterEnsemble
 from lm_eval.api.metrics import mean
-from lm_eval.api.task import ConfigurableTask
 from lm_eval.filters import build_filter_ensemble
 from tqdm import tqdm
 
 from lm_eval_exl2.sandbox import Measured, Outcome, Program, Sandbox, Verdict
+from lm_eval_exl2.tasks.base import OwnTask
 from lm_eval_exl2.tasks.pass_at_k import check_ks, pass_at_k, sampling_stderr, sampling_variance
 
 _log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def _open_sandbox(level: str) -> Sandbox:
     return Sandbox(level)
 
 
-class ProgramTask(ConfigurableTask):
+class ProgramTask(OwnTask):
     """A task of the harness that judges programs.
 
     Of its `metadata`, which `--metadata` can change: `k` (list of k for pass@k; default [1]) and
@@ -43,23 +43,15 @@ class ProgramTask(ConfigurableTask):
     task unsafe, and the harness then demands `--confirm_run_unsafe_code`).
     """
 
-    def __init__(
-        self,
-        data_dir: str | None = None,
-        cache_dir: str | None = None,
-        download_mode: Any = None,
-        config: dict[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, *, config: dict[str, Any]) -> None:
         """As the harness calls it; opens and tests the sandbox before anything is generated.
 
         Raises:
             OptionError: A k is larger than the number of answers per problem.
             SandboxError: No sandbox, or not the one asked for, holds on this machine.
         """
-        config = {key: value for key, value in (config or {}).items() if key != "class"}
-        super().__init__(data_dir, cache_dir, download_mode, config)
-        self._bypassed = False
-        self._repeats: int = config.get("repeats", 1)
+        super().__init__(config=config)
+        self._repeats: int = self.config.repeats
         metadata = self.config.metadata
         self._ks = check_ks(metadata.get("k", [1]), self._repeats)
         level = metadata.get("sandbox", "auto")
@@ -90,7 +82,6 @@ class ProgramTask(ConfigurableTask):
     def override_metric(self, metric_name: str) -> None:
         """Runs no programs, as `--predict_only` asks."""
         super().override_metric(metric_name)
-        self._bypassed = True
         self._filters = [build_filter_ensemble("none", [("take_first", None)])]
 
     def process_results(self, doc: Document, results: list[Any]) -> dict[str, Any]:

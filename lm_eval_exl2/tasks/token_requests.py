@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any, SupportsIndex, cast
 
 from lm_eval.api.instance import Instance
-from lm_eval.api.task import ConfigurableTask
 
 from lm_eval_exl2.errors import OptionError, RequestError, ScoreError
+from lm_eval_exl2.tasks.base import OwnTask
 
 _log = logging.getLogger(__name__)
 
@@ -72,25 +72,17 @@ class TokenRequest(Instance):
         return self._as_tuple()[index]
 
 
-class TokenTask(ConfigurableTask):
+class TokenTask(OwnTask):
     """A task whose requests are token ids."""
 
-    def __init__(
-        self,
-        data_dir: str | None = None,
-        cache_dir: str | None = None,
-        download_mode: Any = None,
-        config: dict[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, *, config: dict[str, Any]) -> None:
         """As the harness calls it.
 
         Raises:
             OptionError: The model's adapter would turn ids back into text.
         """
-        config = {key: value for key, value in (config or {}).items() if key != "class"}
         _refuse_text(config.get("metadata") or {})
-        self._bypassed = False
-        super().__init__(data_dir, cache_dir, download_mode, config)
+        super().__init__(config=config)
 
     def build_all_requests(self, **arguments: Any) -> None:
         """As the harness does, but never from its cache of requests.
@@ -101,11 +93,6 @@ class TokenTask(ConfigurableTask):
             _log.warning("%s: --cache_requests has no effect on it", self.config.task)
         arguments.pop("rewrite_requests_cache", None)
         super().build_all_requests(**arguments)
-
-    def override_metric(self, metric_name: str) -> None:
-        """Computes no metric, as `--predict_only` asks."""
-        super().override_metric(metric_name)
-        self._bypassed = True
 
 
 def _refuse_text(arguments: dict[str, Any]) -> None:

@@ -58,20 +58,14 @@ class WikitextPerplexity(TokenTask):
     and `dataset_file` (plain text, or .jsonl or .parquet with a field `text`).
     """
 
-    def __init__(
-        self,
-        data_dir: str | None = None,
-        cache_dir: str | None = None,
-        download_mode: Any = None,
-        config: dict[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, *, config: dict[str, Any]) -> None:
         """As the harness calls it; tokenizes the text.
 
         Raises:
             OptionError: An unknown protocol, a window that does not fit the model, too little text.
         """
         self._rows = Rows([], [], 0, "none")
-        super().__init__(data_dir, cache_dir, download_mode, config)
+        super().__init__(config=config)
         overlaps = windows.count_overlaps(self._rows.cuts)
         self._aggregation_list: dict[str, Callable[[list[Any]], Any]] = {
             "perplexity": windows.perplexity,

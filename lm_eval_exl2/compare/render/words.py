@@ -1,4 +1,4 @@
-"""Numbers and untrusted texts as readers see them, and files that are written whole or not at all.
+"""Numbers and untrusted texts as readers see them.
 
 A number that is absent, infinite or not a number is an en dash, never a figure.
 """
@@ -6,14 +6,10 @@ A number that is absent, infinite or not a number is an en dash, never a figure.
 from __future__ import annotations
 
 import math
-import os
 import re
-from contextlib import suppress
-from pathlib import Path
 from typing import TypeGuard
 
 from lm_eval_exl2.compare.results import Average, Bounds, Interval, UnitResult
-from lm_eval_exl2.errors import ComparisonError
 
 ABSENT = "\N{EN DASH}"
 _MINUS = "\N{MINUS SIGN}"
@@ -176,22 +172,3 @@ def listed(items: list[str], most: int = 3) -> str:
     """Some items in a sentence, and how many more there are."""
     shown, more = items[:most], len(items) - most
     return "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all, with Unix line ends.
-
-    Raises:
-        ComparisonError: The folder is missing or cannot be written to.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        partial.replace(path)
-    except OSError as error:
-        raise ComparisonError(
-            f"cannot write {str(path)!r}: {error.strerror}; give a folder that can be written to"
-        ) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NotRequired, TypedDict
 
 from lm_eval.api.metrics import mean
-from lm_eval.api.task import ConfigurableTask
 
 from lm_eval_exl2.errors import OptionError
+from lm_eval_exl2.tasks.base import OwnTask
 from lm_eval_exl2.tasks.maths.equations import false_equations
 from lm_eval_exl2.tasks.maths.extract import normal_form
 from lm_eval_exl2.tasks.maths.scorers import Scorer, find_scorer, score_answers
@@ -42,7 +42,7 @@ class Record(TypedDict):
     """From the user's scorer, if there is one."""
 
 
-class MathsTask(ConfigurableTask):
+class MathsTask(OwnTask):
     """A task of the harness whose results are numbers.
 
     Filters give one text per answer (no `take_first`); `exact_match` in `metric_list` says how
@@ -50,23 +50,15 @@ class MathsTask(ConfigurableTask):
     for tasks with several answers per problem) and `scorer` ("module:function").
     """
 
-    def __init__(
-        self,
-        data_dir: str | None = None,
-        cache_dir: str | None = None,
-        download_mode: Any = None,
-        config: dict[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, *, config: dict[str, Any]) -> None:
         """As the harness calls it; a scorer is imported here, before anything is generated.
 
         Raises:
             OptionError: A k that is no number from 1 to the number of answers, or no such scorer.
         """
-        config = {key: value for key, value in (config or {}).items() if key != "class"}
-        super().__init__(data_dir, cache_dir, download_mode, config)
-        self._bypassed = False
+        super().__init__(config=config)
         self._comparing: dict[str, Any] = self._metric_fn_kwargs["exact_match"]
-        repeats: int = config.get("repeats", 1)
+        repeats: int = self.config.repeats
         ks = _read_ks(self.config.metadata.get("k", [1]), repeats)
         self._ks = ks if repeats > 1 else ()  # of one answer each is exact_match
         scorer = self.config.metadata.get("scorer")
@@ -96,11 +88,6 @@ class MathsTask(ConfigurableTask):
             **dict.fromkeys(right, True),
             **dict.fromkeys(wrong, False),
         }
-
-    def override_metric(self, metric_name: str) -> None:
-        """Judges nothing, as `--predict_only` asks."""
-        super().override_metric(metric_name)
-        self._bypassed = True
 
     def apply_filters(self) -> None:
         """Extracts results and judges all answers; with a scorer, calls it once per problem."""

@@ -7,15 +7,14 @@ of this version.
 """
 
 import argparse
-import os
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from lm_eval_exl2.errors import Exl2EvalError, OptionError
+from lm_eval_exl2.files import write_whole
 from lm_eval_exl2.tasks.quality.exact import is_exact
 from lm_eval_exl2.tasks.quality.judge import FAULTS, find_faults, score
 from lm_eval_exl2.tasks.quality.prompts import Prompt
@@ -73,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         render = _writer(output)
         tables = _make_tables(read_runs(_read_labels(arguments.runs)))
-        _write(output, render(_TITLE, tables))
+        write_whole(output, render(_TITLE, tables))
     except Exl2EvalError as error:
         sys.stderr.write(f"side_by_side: error: {' '.join(str(error).split())}\n")
         return 1
@@ -110,19 +109,6 @@ def _writer(path: Path) -> Callable[[str, Sequence[Table]], str]:
     except KeyError:
         known = " or ".join(_WRITERS)
         raise OptionError(f"output {str(path)!r}: expected a name that ends in {known}") from None
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise OptionError(f"cannot write {str(path)!r}: {error.strerror}") from None
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
 def _make_tables(runs: Runs) -> list[Table]:

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean
-from lm_eval.api.task import ConfigurableTask
 
+from lm_eval_exl2.tasks.base import OwnTask
 from lm_eval_exl2.tasks.quality.judge import FAULTS, score
 from lm_eval_exl2.tasks.quality.prompts import read_prompt
 from lm_eval_exl2.tasks.quality.samples import Sample, check_reference, read_samples
@@ -23,28 +23,20 @@ Document = dict[str, Any]
 _BETTER_HIGH: Final = ("clean", "limits_kept", "exact", "rougeL", "sentence_bleu")
 
 
-class Quality(ConfigurableTask):
+class Quality(OwnTask):
     """A task of written answers that are judged by rules.
 
     Of its `metadata`, which `--metadata` can change: `reference`, the path of a samples file of the
     same task, whose answers are compared with.
     """
 
-    def __init__(
-        self,
-        data_dir: str | None = None,
-        cache_dir: str | None = None,
-        download_mode: Any = None,
-        config: dict[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, *, config: dict[str, Any]) -> None:
         """As the harness calls it; reads the reference before anything is generated.
 
         Raises:
             OptionError: The reference is no samples file of a quality task.
         """
-        config = {key: value for key, value in (config or {}).items() if key != "class"}
-        super().__init__(data_dir, cache_dir, download_mode, config)
-        self._bypassed = False
+        super().__init__(config=config)
         self._plain_stops = self.config.generation_kwargs["until"]
         names = [*_BETTER_HIGH, *(name for name in FAULTS if name != "limits")]
         self._aggregation_list = dict.fromkeys(names, mean)
@@ -118,11 +110,6 @@ class Quality(ConfigurableTask):
             if arguments.get("until") == self._plain_stops:
                 arguments["until"] = []
         return request
-
-    def override_metric(self, metric_name: str) -> None:
-        """Judges nothing, as `--predict_only` asks."""
-        super().override_metric(metric_name)
-        self._bypassed = True
 
     def process_results(self, doc: Document, results: list[Any]) -> dict[str, Any]:
         """Metrics of one document.

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import lm_eval.tasks
-from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from lm_eval_exl2.errors import OptionError, RequestError
 from lm_eval_exl2.plugin import task_configs_path
+from lm_eval_exl2.tasks.base import OwnTask
 from lm_eval_exl2.tasks.quick import screening, slices
 from lm_eval_exl2.tasks.quick.shots import BySubject, Document, InStep
 
@@ -42,7 +42,7 @@ class PlacedDocument(dict[str, Any]):
         self.place = place
 
 
-class QuickTask(ConfigurableTask):
+class QuickTask(OwnTask):
     """A stock task over the documents of a slice.
 
     Its YAML says in `metadata` which: `full`, a YAML of the harness's or this package's task
@@ -50,27 +50,20 @@ class QuickTask(ConfigurableTask):
     Every other key replaces the stock task's.
     """
 
-    def __init__(
-        self,
-        data_dir: str | None = None,
-        cache_dir: str | None = None,
-        download_mode: Any = None,
-        config: dict[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, *, config: dict[str, Any]) -> None:
         """As the harness calls it.
 
         Raises:
             OptionError: The harness has no such task, or the data set has another size than the
                 one the slice was drawn for.
         """
-        own = {key: value for key, value in (config or {}).items() if key != "class"}
-        stock = _stock_config(own["metadata"]["full"])
+        stock = _stock_config(config["metadata"]["full"])
         version = (stock.get("metadata") or {}).get("version")
         inherited = {key: value for key, value in stock.items() if key not in _NOT_INHERITED}
-        self.slice = slices.find(own["metadata"]["slice"])
+        self.slice = slices.find(config["metadata"]["slice"])
         self._chosen: Any = None
         self._asked = len(self.slice.places)
-        super().__init__(data_dir, cache_dir, download_mode, {**inherited, **own})
+        super().__init__(config={**inherited, **config})
         self.config.metadata |= {
             "full_version": version,
             "seed_of_slice": slices.SEED,
