@@ -325,6 +325,35 @@ def test_perplexities_have_95_percent_intervals_of_the_paired_log_ratio(tmp_path
     assert math.log(unit.difference.upper) == pytest.approx(steps.mean() + half)
 
 
+def test_windows_of_one_text_are_compared_as_neighbours(tmp_path):
+    random = np.random.default_rng(4)
+    losses = random.normal(1500, 100, (2, 80))
+    losses[1] = losses[0] + np.repeat(random.normal(5, 20, 20), 4)  # by articles of 4 windows
+    folders = []
+    for name, values in zip(("base", "cand"), losses, strict=True):
+        rows = [
+            {
+                "metrics": {
+                    "perplexity": [float(loss), 511],
+                    "perplexity_stderr": [float(loss), 511, 512 * at],
+                }
+            }
+            for at, loss in enumerate(values)
+        ]
+        score = math.exp(values.mean() / 511)
+        task = Task(
+            "exl2_wikitext2_ppl", rows, scores={"perplexity": score, "perplexity_stderr": 0.1},
+            higher={"perplexity": False, "perplexity_stderr": False},
+        )  # fmt: skip
+        folders.append(write_run(tmp_path / name, [task], model=name))
+    found = compare(*folders).candidates[0].units[0].difference
+    given = (losses[0], losses[1], np.full(80, 511))
+    expected = statistics.perplexity_ratio(*given, starts=np.arange(80) * 512, alpha=0.025).bounds
+    assert (found.lower, found.upper) == pytest.approx(tuple(expected))
+    alone = statistics.perplexity_ratio(*given, alpha=0.025).bounds
+    assert expected.lower < alone.lower < alone.upper < expected.upper
+
+
 def test_groups_of_graded_tasks_follow_their_rule(tmp_path):
     random = np.random.default_rng(5)
     sides = {0: [random.random(30), random.random(90)]}

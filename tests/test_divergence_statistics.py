@@ -39,6 +39,18 @@ def test_windows_of_different_sizes_count_by_their_tokens():
     assert found.upper - found.value == pytest.approx(4.302652729911275 * found.stderr, rel=1e-9)
 
 
+def test_windows_of_one_article_have_the_error_of_their_articles():
+    """Eight windows of an article diverge alike, so there are only as many values as articles."""
+    articles = np.random.default_rng(5).normal(0.1, 0.02, 200)
+    totals = np.repeat(articles, 8) * 512
+    found = ratio_of_sums(totals.tolist(), [512] * 1600, stride=512)
+    assert found.value == pytest.approx(articles.mean())
+    # Falling weights miss some of it: by 8 of 33 windows they leave nine tenths of the variance.
+    assert 0.85 < found.stderr / stats.sem(articles) < 1.05
+    alone = ratio_of_sums(totals.tolist(), [512] * 1600)
+    assert alone.stderr == pytest.approx(stats.sem(articles) / math.sqrt(8), rel=0.01)
+
+
 def test_one_window_has_a_mean_and_no_interval():
     found = summarise([window(1)])
     assert found.kl.value == pytest.approx(window(1).kl.mean())

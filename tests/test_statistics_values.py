@@ -148,6 +148,26 @@ def test_runs_with_other_counts_are_compared_by_their_own():
     assert found.ratio == pytest.approx(1.0)
 
 
+def test_windows_of_one_text_bound_the_ratio_as_often_as_they_say():
+    """Articles of 4 to 20 windows, each hurt by the candidate to its own degree; on average not."""
+    random = np.random.default_rng(9)
+    starts = np.arange(600) * 512
+    inside, alone = 0, 0
+    for _ in range(300):
+        lengths = random.integers(4, 21, 150)
+        hurt = np.repeat(random.normal(0, 3, 150), lengths)[:600]
+        loss = random.normal(1500, 200, 600)
+        candidate = loss + hurt + random.normal(0, 3, 600)
+        shuffled = random.permutation(600)
+        given = (loss[shuffled], candidate[shuffled], np.full(600, 512))
+        bounds = perplexity_ratio(*given, starts=starts[shuffled], alpha=0.025).bounds
+        inside += bounds.lower <= 1 <= bounds.upper
+        bounds = perplexity_ratio(*given, alpha=0.025).bounds
+        alone += bounds.lower <= 1 <= bounds.upper
+    assert 0.9 < inside / 300 <= 1
+    assert alone / 300 < 0.75
+
+
 def test_identical_windows_bound_no_ratio():
     found = perplexity_ratio(LOSSES[:, 0], LOSSES[:, 0], np.full(60, 300))
     assert found.ratio == 1

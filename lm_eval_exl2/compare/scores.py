@@ -10,7 +10,7 @@ from scipy import stats
 
 from lm_eval_exl2.compare import statistics
 from lm_eval_exl2.compare.results import Bounds, Interval
-from lm_eval_exl2.compare.samples import Floats
+from lm_eval_exl2.compare.samples import Floats, Integers
 from lm_eval_exl2.compare.statistics import PairedCounts, PairedMoments
 from lm_eval_exl2.compare.units import Stratum, Unit
 
@@ -236,6 +236,7 @@ def _compare_losses(parts: Sequence[Stratum]) -> Scores:
         np.concatenate([loss for loss, _ in after]),
         np.concatenate([weight for _, weight in before]),
         candidate_counts=np.concatenate([weight for _, weight in after]),
+        starts=_starts(parts[0]) if len(parts) == 1 else None,
         alpha=_TWO_SIDED,
     )
     known = np.isfinite(ratio.bounds.upper)
@@ -253,6 +254,15 @@ def _compare_losses(parts: Sequence[Stratum]) -> Scores:
         None,
         None,
     )
+
+
+def _starts(part: Stratum) -> Integers | None:
+    """Each window's first token in its text, where the task says it; None for documents."""
+    samples = part.baseline_samples
+    if part.rule.name != "loss per target" or "perplexity_stderr" not in samples.texts:
+        return None
+    starts = np.array([start for _, _, start in samples.texts["perplexity_stderr"]], np.int64)
+    return starts[part.at_baseline]
 
 
 def _losses(part: Stratum, values: Any) -> tuple[Floats, Floats]:

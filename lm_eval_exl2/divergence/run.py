@@ -75,8 +75,13 @@ class _Run(NamedTuple):
     windows: Windows
     vocabulary: int
 
+    @property
+    def stride(self) -> int:
+        """Tokens from one window's start to the next one's: they are side by side."""
+        return len(self.windows.ids[0])
+
     def load(self, model: Model) -> AbstractContextManager[Engine]:
-        return model.loaded(self.settings.engine, len(self.windows.ids[0]))
+        return model.loaded(self.settings.engine, self.stride)
 
 
 def run(settings: Settings) -> Json:
@@ -145,7 +150,7 @@ def _compare(prepared: _Run, engine: Engine, model: Model) -> Json:
         layout = choose_layout(prepared.vocabulary, [engine, other])
         sources = [engine_source(each, prepared.windows, layout) for each in (engine, other)]
         (records,) = measure(prepared.windows, prepared.protocol, sources[0], sources[1:])
-        summary = summarise(records, top=prepared.protocol.top)
+        summary = summarise(records, top=prepared.protocol.top, stride=prepared.stride)
         facts = model.describe() | _engine_facts(other.info)
     return _entry(model.name, facts, prepared.protocol.kl, summary)
 
@@ -166,7 +171,9 @@ def _one_by_one(prepared: _Run, candidates: Sequence[Model], folder: Path) -> _F
         with prepared.load(model) as other:
             layout = choose_layout(prepared.vocabulary, [other])
             source = engine_source(other, prepared.windows, layout)
-            summary = summarise(measure_cached(prepared.windows, cache, source))
+            summary = summarise(
+                measure_cached(prepared.windows, cache, source), stride=prepared.stride
+            )
             facts = model.describe() | _engine_facts(other.info)
         label = f"KL_top {top_k}(baseline || candidate), a lower bound of KL"
         pairs.append(_entry(model.name, facts, label, summary))
@@ -203,7 +210,7 @@ def _measure_noise(prepared: _Run, engine: Engine) -> list[Json]:
         engine_source(engine, prepared.windows, layout, max_tokens=batch),
     ]
     rounded, batched = (
-        summarise(records, top=prepared.protocol.top)
+        summarise(records, top=prepared.protocol.top, stride=prepared.stride)
         for records in measure(prepared.windows, prepared.protocol, source, others)
     )
     kl = prepared.protocol.kl

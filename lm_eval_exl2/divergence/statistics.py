@@ -1,9 +1,9 @@
 """What is known of every token -> means, quantiles, intervals. Numpy and scipy only.
 
 Tokens of one window share their text, so the unit that repeats is the window: standard errors are
-those of a ratio of two sums over windows (Cochran 1977, section 2.11), intervals take Student's t
-with one degree of freedom less than there are windows. Values that are not finite are counted and
-left out. Log-probabilities in nats.
+those of a ratio of two sums over windows (Cochran 1977, section 2.11) that correlate with their
+neighbours (`sum_of_windows`), intervals take Student's t. Values that are not finite are counted
+and left out. Log-probabilities in nats.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 import numpy as np
 from scipy import stats
 
-from lm_eval_exl2.compare.statistics import wilson_interval
+from lm_eval_exl2.compare.statistics import sum_of_windows, wilson_interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,15 +96,18 @@ class Summary:
     """Candidate / baseline, paired by window."""
 
 
-def summarise(records: Sequence[WindowRecord], *, top: int = 1) -> Summary:
+def summarise(
+    records: Sequence[WindowRecord], *, top: int = 1, stride: int | None = None
+) -> Summary:
     """Sum up all windows.
 
     Args:
         records: At least one window.
         top: Most likely tokens whose order was compared.
+        stride: Tokens from one window's start to the next one's; None takes windows as independent.
     """
     finite = [np.isfinite(record.kl) for record in records]
-    kl = _by_window([r.kl[f] for r, f in zip(records, finite, strict=True)])
+    kl = _by_window([r.kl[f] for r, f in zip(records, finite, strict=True)], stride)
     values = np.concatenate([r.kl[f] for r, f in zip(records, finite, strict=True)])
     top_probability = np.concatenate(
         [r.top_probability[f] for r, f in zip(records, finite, strict=True)]
@@ -126,19 +129,21 @@ def summarise(records: Sequence[WindowRecord], *, top: int = 1) -> Summary:
         largest=_quantile(values, 1.0),
         smallest=_quantile(values, 0.0),
         buckets=_buckets(values, top_probability),
-        agreement=[_share([a >= k for a in agreeing]) for k in range(1, top + 1)],
-        delta_p=_by_window(delta),
+        agreement=[_share([a >= k for a in agreeing], stride) for k in range(1, top + 1)],
+        delta_p=_by_window(delta, stride),
         delta_p_rms=math.sqrt(_mean(np.concatenate(delta) ** 2)),
         targets=sum(len(part) for part in baseline),
         non_finite_targets=sum(int((~k).sum()) for k in known),
-        baseline_perplexity=_by_window([-b for b in baseline]).mapped_by_exp(),
-        perplexity=_by_window([-c for c in candidate]).mapped_by_exp(),
-        perplexity_ratio=_by_window([b - c for c, b in pairs]).mapped_by_exp(),
+        baseline_perplexity=_by_window([-b for b in baseline], stride).mapped_by_exp(),
+        perplexity=_by_window([-c for c in candidate], stride).mapped_by_exp(),
+        perplexity_ratio=_by_window([b - c for c, b in pairs], stride).mapped_by_exp(),
     )
 
 
-def ratio_of_sums(totals: Sequence[float], counts: Sequence[int]) -> Estimate:
-    """Estimate a mean from sums and counts by window."""
+def ratio_of_sums(
+    totals: Sequence[float], counts: Sequence[int], stride: int | None = None
+) -> Estimate:
+    """Estimate a mean from sums and counts by window; `stride` as in `summarise`."""
     count = sum(counts)
     if not count:
         return Estimate(math.nan, math.nan, math.nan, math.nan)
@@ -146,22 +151,28 @@ def ratio_of_sums(totals: Sequence[float], counts: Sequence[int]) -> Estimate:
     windows = len(totals)
     if windows < 2:
         return Estimate(mean, math.nan, math.nan, math.nan)
-    squares = math.fsum((t - mean * n) ** 2 for t, n in zip(totals, counts, strict=True))
-    stderr = math.sqrt(windows / (windows - 1) * squares) / count
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, windows - 1)) * stderr
+    residuals = [t - mean * n for t, n in zip(totals, counts, strict=True)]
+    squares = windows / (windows - 1) * math.fsum(residual**2 for residual in residuals)
+    degrees = windows - 1
+    if stride is not None:
+        squares, degrees = sum_of_windows(residuals, [stride * at for at in range(windows)])
+    stderr = math.sqrt(squares) / count
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees)) * stderr
     return Estimate(mean, stderr, mean - reach, mean + reach)
 
 
-def _by_window(parts: Sequence[Floats]) -> Estimate:
-    return ratio_of_sums([math.fsum(part) for part in parts], [len(part) for part in parts])
+def _by_window(parts: Sequence[Floats], stride: int | None) -> Estimate:
+    return ratio_of_sums([math.fsum(part) for part in parts], [len(part) for part in parts], stride)
 
 
-def _share(parts: Sequence[NDArray[np.bool_]]) -> Estimate:
+def _share(parts: Sequence[NDArray[np.bool_]], stride: int | None) -> Estimate:
     """Estimate a share; of Wilson's interval and that by windows, what either holds.
 
     Without any difference between windows the latter has no width, and Wilson's still has.
     """
-    found = ratio_of_sums([int(part.sum()) for part in parts], [len(part) for part in parts])
+    found = ratio_of_sums(
+        [int(part.sum()) for part in parts], [len(part) for part in parts], stride
+    )
     count = sum(len(part) for part in parts)
     if not count:
         return found

@@ -8,10 +8,11 @@ models" for `sliding`.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from lm_eval_exl2.compare.statistics import sum_of_windows
 from lm_eval_exl2.errors import OptionError
 
 
@@ -188,11 +189,10 @@ def perplexity_stderr(items: Sequence[tuple[float, int, int]], *, overlaps: int 
     """Standard error of a perplexity over windows, by the delta method: ppl * se(mean loss).
 
     The mean loss is a ratio of two sums over windows, its variance that of the residuals
-    `loss - mean * targets` (Cochran 1977, section 2.11). Windows near each other are about the same
-    things, so their residuals correlate: covariances up to `REACH` tokens apart are added with
-    falling weights (Bartlett's, Newey and West 1987). On WikiText-2 that is nearly the same however
-    the text is cut, and about a sixth less than with articles as clusters; windows taken as
-    independent say half of it at 512 tokens.
+    `loss - mean * targets` (Cochran 1977, section 2.11). Windows near each other are about the
+    same things, so their residuals correlate (`sum_of_windows`). On WikiText-2 that is nearly the
+    same however the text is cut, and about a sixth less than with articles as clusters; windows
+    taken as independent say half of it at 512 tokens.
 
     Windows that share targets correlate by that alone. If k of them share each target and what is
     new in each is independent of the others, windows h apart correlate with 1 - h/k, so the mean of
@@ -211,30 +211,13 @@ def perplexity_stderr(items: Sequence[tuple[float, int, int]], *, overlaps: int 
     shared = 1 + 2 * sum((1 - h / overlaps) * (1 - h / windows) for h in apart)
     if windows - shared <= 0:
         return float("nan")
-    ordered = sorted(items, key=lambda item: item[2])
     total = sum(targets for _, targets, _ in items)
     mean = math.fsum(loss for loss, _, _ in items) / total
-    residuals = [(loss - mean * targets) / total for loss, targets, _ in ordered]
+    residuals = [(loss - mean * targets) / total for loss, targets, _ in items]
     own = math.fsum(residual**2 for residual in residuals)
     independent = own * windows * shared / (windows - shared)
-    near = own * windows / (windows - 1) + 2 * math.fsum(
-        weight * math.fsum(one * two for one, two in zip(residuals, residuals[h:], strict=False))
-        for h, weight in _weights([start for _, _, start in ordered])
-    )
+    near = sum_of_windows(residuals, [start for _, _, start in items]).variance
     return _exp(mean) * math.sqrt(max(independent, near))
-
-
-REACH = 16_384
-"""Tokens within which windows are taken to correlate: about three articles of WikiText-2."""
-
-
-def _weights(starts: Sequence[int]) -> Iterator[tuple[int, float]]:
-    """Distances in windows, at most a quarter of them, and their weights."""
-    windows = len(starts)
-    stride = (starts[-1] - starts[0]) / (windows - 1)
-    most = min(int(REACH / max(stride, 1)), windows // 4)
-    for apart in range(1, most + 1):
-        yield apart, 1 - apart / (most + 1)
 
 
 def _exp(loss: float) -> float:

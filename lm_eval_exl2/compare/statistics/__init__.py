@@ -12,7 +12,7 @@ fraction. L and U of a verdict are the bounds at `alpha=.05`, one-sided 5 % each
 | flips alone | `mcnemar` |
 | values, or clustered documents | `mean_drop` (both 0/1 bounds and these: `wider`) |
 | average of tasks | `average_drop` over `PairedCounts` and `paired_moments` |
-| perplexities | `perplexity_ratio` |
+| perplexities | `perplexity_ratio`; windows of one text: `sum_of_windows` |
 | a rate that may be tiny | `clopper_pearson_interval` |
 | several p-values | `holm` |
 | enough documents? | `certification_power`, `documents_needed`, `documents_to_settle` |
@@ -29,6 +29,7 @@ from lm_eval_exl2.compare.statistics.counts import (
     stratified_counts,
 )
 from lm_eval_exl2.compare.statistics.moments import PairedMoments, paired_moments
+from lm_eval_exl2.compare.statistics.neighbours import sum_of_windows
 from lm_eval_exl2.compare.statistics.perplexity import PerplexityRatio, perplexity_ratio
 from lm_eval_exl2.compare.statistics.power import (
     bound_power,
@@ -78,6 +79,7 @@ __all__ = [
     "perplexity_ratio",
     "score_test",
     "stratified_counts",
+    "sum_of_windows",
     "wider",
     "wilson_interval",
 ]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from lm_eval_exl2.compare.statistics.neighbours import sum_of_windows
 from lm_eval_exl2.compare.statistics.records import Bounds, StatisticsError, check_alpha
 
 
@@ -26,18 +27,21 @@ def perplexity_ratio(
     counts: ArrayLike,
     *,
     candidate_counts: ArrayLike | None = None,
+    starts: ArrayLike | None = None,
     alpha: float = 0.05,
 ) -> PerplexityRatio:
     """Compare perplexities, exp(sum of losses / sum of counts), by the same windows.
 
     The log-ratio's variance is that of the windows' residuals (delta method for a difference of two
-    ratios of sums), its quantile Student's t with windows - 1 degrees of freedom. If all windows
-    agree exactly, or there is one, nothing bounds the ratio: (0, infinity).
+    ratios of sums), its quantile Student's t with windows - 1 degrees of freedom. Windows of one
+    text correlate; with `starts` `sum_of_windows` counts that. If all windows agree exactly, or
+    there is one, nothing bounds the ratio: (0, infinity).
 
     Args:
         baseline_losses: negative log-likelihood per window, nats.
         candidate_losses: the same of the candidate.
         counts: what each window's loss is divided by: targets, words or bytes.
+        starts: each window's first token in the text; None takes documents as independent.
         candidate_counts: the candidate's, if they differ (another tokenizer).
         alpha: one-sided error rate of each bound; .025 for a 95 % interval.
 
@@ -64,8 +68,10 @@ def perplexity_ratio(
     residuals = (c - after * k) / k.sum() - (b - before * m) / m.sum()
     away = np.inf
     if b.size > 1 and np.abs(residuals).max() > 1e-15:
-        error = np.sqrt(b.size / (b.size - 1) * (residuals**2).sum())
-        away = float(stats.t.isf(alpha, b.size - 1) * error)
+        variance, degrees = b.size / (b.size - 1) * (residuals**2).sum(), b.size - 1
+        if starts is not None:
+            variance, degrees = sum_of_windows(residuals, starts)
+        away = float(stats.t.isf(alpha, degrees) * np.sqrt(variance))
     log_ratio = float(after - before)
     with np.errstate(over="ignore"):
         low, ratio, high, first, last = np.exp(
