@@ -47,3 +47,7 @@ class ComparisonError(Exl2EvalError, ValueError):
 
 class TaskLeftOutError(ComparisonError):
     """One task cannot be compared; the others can."""
+
+
+class UnknownRuleError(TaskLeftOutError):
+    """No rule known here gives a task's score from its samples, so nothing can be paired."""

@@ -42,6 +42,8 @@ class Continuation:
 
     index: int
     token_ids: list[int]
+    is_cut: bool = False
+    """Whether it ended at max_new_tokens, by no stop and no end token."""
 
 
 @dataclass(slots=True)
@@ -56,10 +58,15 @@ class _Watch:
     min_new_tokens: int
     think_end: str | int | None
     token_ids: list[int] = field(default_factory=list[int])
+    has_ended: bool = False
     _text: str = ""
 
     def is_finished(self, token_id: int) -> bool:
         """Take a token; return whether it ends the request."""
+        self.has_ended = self._ends(token_id)
+        return self.has_ended
+
+    def _ends(self, token_id: int) -> bool:
         is_end = token_id in self.eos_ids and len(self.token_ids) >= self.min_new_tokens
         if is_end and token_id in self.silent_ids:
             return True
@@ -138,7 +145,8 @@ def generate(
 
     for token in engine.generate(requests, is_finished):
         if token.is_last:
-            yield Continuation(token.index, watches.pop(token.index).token_ids)
+            watch = watches.pop(token.index)
+            yield Continuation(token.index, watch.token_ids, is_cut=not watch.has_ended)
 
 
 def _seeds(prompts: Sequence[Prompt], seed: int) -> dict[int, int]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections import Counter
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,7 @@ class Exl2LM(TemplateLM):
         )
         self.engine = open_engine(self.checkpoint, options)
         self._device = self.engine.info.device
+        self._at_limit: Counter[str] = Counter()
         self._window = resolve_window(options, self.engine.info)
         self.think_end = chat.resolve_think_end(self.encoder, options.think_end_token)
         self._budget = Budget(
@@ -152,6 +154,7 @@ class Exl2LM(TemplateLM):
             "max_length": self._window,
             "tokens_forwarded": self.engine.counts.forwarded,
             "tokens_retried": self.engine.counts.retried,
+            "generations_at_limit": {task: cut for task, cut in self._at_limit.items() if cut},
             **self._drafts(),
         }
 
@@ -339,6 +342,7 @@ class Exl2LM(TemplateLM):
                 for index in jobs.same_as[found.index]:
                     texts[index] = text
                     self.cache_hook.add_partial("generate_until", requests[index].args, text)
+                    self._at_limit[str(requests[index].task_name)] += found.is_cut
                     progress.advance()
         return texts
 

@@ -233,8 +233,10 @@ def test_documents_of_one_passage_count_as_one_cluster(tmp_path):
             for at, value in enumerate(values)
         ]
         folders.append(write_run(tmp_path / name, [Task("t", rows)], model=name))
-    (alone,) = compare(*folders).candidates[0].units
-    (together,) = compare(*folders, cluster="passage").candidates[0].units
+    (alone,) = compare(*folders, cluster="").candidates[0].units
+    (together,) = compare(*folders).candidates[0].units  # a usual name needs no option
+    assert compare(*folders, cluster="passage").candidates[0].units == [together]
+    assert alone.design_effect is None
     assert together.design_effect == pytest.approx(5, rel=0.1)
     assert together.absolute.upper > alone.absolute.upper
     assert together.absolute.lower <= alone.absolute.lower

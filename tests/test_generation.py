@@ -79,6 +79,12 @@ def test_a_text_ends_after_the_tokens_asked_for():
     }
 
 
+def test_a_text_that_nothing_ended_is_cut():
+    prompts = [prompt(0), prompt(1, until=[WHOLE[3:5]]), prompt(2, until=[WHOLE[-1]])]
+    found = generate(prompts, ScriptedEngine(), Letters(), eos_ids=frozenset())
+    assert {one.index: one.is_cut for one in found} == {0: True, 1: False, 2: False}
+
+
 @pytest.mark.parametrize(("first", "last"), [(3, 4), (2, 6), (5, 8)])
 def test_a_stop_string_ends_the_text_with_the_token_that_completes_it(first, last):
     stop = WHOLE[first:last]

@@ -11,6 +11,7 @@ import logging
 import pytest
 import text_models
 from asking import ask, roll, score, speak
+from lm_eval.api.instance import Instance
 from lm_eval.api.model import CachingLM, hash_args
 
 from lm_eval_exl2.errors import CacheMismatchError, OptionError, RequestError
@@ -225,6 +226,22 @@ def test_the_default_number_of_tokens_is_an_option(own):
     lm = own("turns", max_gen_toks=3)
     request = ask("generate_until", "The", {"until": []})
     assert lm.generate_until([request]) == speak(lm, "The", max_gen_toks=3)
+
+
+def test_answers_that_ended_at_the_limit_are_counted_by_task(own):
+    lm = own("plain")
+    (start,) = speak(lm, "The", max_gen_toks=1)
+    asked = {
+        "cut": {"until": [], "max_gen_toks": 2},
+        "stopped": {"until": [start], "max_gen_toks": 2},
+    }
+    lm.generate_until(
+        [
+            Instance("generate_until", {}, ("The", given), 0, metadata=(task, 0, 1))
+            for task, given in asked.items()
+        ]
+    )
+    assert lm.get_model_info()["generations_at_limit"] == {"None": 1, "cut": 1}
 
 
 def test_sampled_texts_depend_on_seed_prompt_and_repeat_alone(own):

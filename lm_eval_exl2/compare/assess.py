@@ -13,6 +13,7 @@ import numpy as np
 from scipy import stats
 
 from lm_eval_exl2.compare import statistics
+from lm_eval_exl2.compare.answers import Integers
 from lm_eval_exl2.compare.guards import chance_of, is_sampled, warnings_of
 from lm_eval_exl2.compare.policy import Profile
 from lm_eval_exl2.compare.results import Part, UnitResult
@@ -39,6 +40,8 @@ class Assessed:
     result: UnitResult
     statistic: PairedCounts | PairedMoments | None
     """None for perplexities."""
+    is_screening: bool = False
+    """Whether it is a part of a benchmark, run to look at it quickly."""
 
 
 def assess(
@@ -47,7 +50,7 @@ def assess(
     profile: Profile,
     *,
     missing: Sequence[TaskRun] = (),
-    clusters: Sequence[Any] | None = None,
+    clusters: Integers | None = None,
     accept_limited: bool = False,
 ) -> Assessed:
     """Compare one unit.
@@ -96,7 +99,7 @@ def assess(
         warnings=_warnings(unit, parts, found),
         **_tests(unit, found, profile),
     )
-    return Assessed(result, found.statistic)
+    return Assessed(result, found.statistic, bool(_screening(parts)))
 
 
 def _tests(unit: Unit, found: Scores, profile: Profile) -> dict[str, Any]:
@@ -213,6 +216,10 @@ def _never_supported(
         return f"{len(missing)} of {len(unit.tasks)} tasks of {unit.name} are missing"
     if "too skewed" in found.difference.method:
         return "values too skewed for so few documents"
+    return _screening(parts)
+
+
+def _screening(parts: Sequence[Stratum]) -> str:
     metadata: list[dict[str, Any]] = [task.config.get("metadata") or {} for task in _tasks(parts)]
     if any("screening" in each for each in metadata):
         return "a quick run screens"

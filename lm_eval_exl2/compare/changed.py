@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lm_eval_exl2.compare import statistics
+from lm_eval_exl2.compare.answers import Floats, Integers
 from lm_eval_exl2.compare.flips import (
     Flips,
     NoiseLimit,
@@ -19,7 +20,7 @@ from lm_eval_exl2.compare.flips import (
 )
 from lm_eval_exl2.compare.results import Flip, FlipCounts, Interval
 from lm_eval_exl2.compare.runs import Run
-from lm_eval_exl2.compare.samples import FilterSamples, Floats, Integers, read_documents
+from lm_eval_exl2.compare.samples import FilterSamples, read_documents
 from lm_eval_exl2.compare.scores import BINARY, kind_of
 from lm_eval_exl2.compare.units import Library, Stratum, Unit, strata
 from lm_eval_exl2.errors import TaskLeftOutError

@@ -64,7 +64,12 @@ def _add_pairing(group: argparse._ArgumentGroup) -> None:  # pyright: ignore[rep
     )
     group.add_argument("--pair", choices=("prompt", "doc"), default="prompt")
     group.add_argument("--run", metavar="TIME", help="results of this time, not the newest")
-    group.add_argument("--cluster", metavar="FIELD", help="documents that belong together")
+    group.add_argument(
+        "--cluster",
+        metavar="FIELD|none",
+        help="documents that share its value belong together (default: a usual one, such as "
+        "passage or source_id)",
+    )
     group.add_argument(
         "--noise", nargs=2, type=Path, metavar=("A", "B"), help="the same checkpoint run twice"
     )
@@ -117,7 +122,7 @@ def _comparison(arguments: argparse.Namespace) -> Comparison:
         table=_table(arguments.primary),
         profile=profile,
         by_document=arguments.pair == "doc",
-        cluster=arguments.cluster,
+        cluster="" if arguments.cluster == "none" else arguments.cluster,
         accept_limited=arguments.accept_limited,
         shown_flips=arguments.flips,
         tasks=arguments.tasks.split(",") if arguments.tasks else (),

@@ -11,18 +11,31 @@ import numpy as np
 
 from lm_eval_exl2 import __version__
 from lm_eval_exl2.compare import verdict
+from lm_eval_exl2.compare.answers import Integers
 from lm_eval_exl2.compare.assess import Assessed, assess
 from lm_eval_exl2.compare.changed import Noise, count_flips, list_flips, measure_noise, write_flips
-from lm_eval_exl2.compare.judging import average_of, in_sequence, verdict_on
+from lm_eval_exl2.compare.judging import (
+    average_of,
+    in_sequence,
+    once_per_benchmark,
+    verdict_on,
+)
 from lm_eval_exl2.compare.policy import Profile
 from lm_eval_exl2.compare.primary import Line
-from lm_eval_exl2.compare.results import CandidateResult, Comparison, Flip, Variant
+from lm_eval_exl2.compare.results import (
+    CandidateResult,
+    Comparison,
+    Flip,
+    ScoreOnly,
+    Variant,
+)
 from lm_eval_exl2.compare.runs import Run
 from lm_eval_exl2.compare.samples import read_documents
+from lm_eval_exl2.compare.score_only import score_only
 from lm_eval_exl2.compare.scores import BINARY, kind_of
 from lm_eval_exl2.compare.settings import mixed_versions, size_of, unequal_settings
 from lm_eval_exl2.compare.units import Library, Stratum, Unit, check_group, find_units, strata
-from lm_eval_exl2.errors import ComparisonError, RequestError, TaskLeftOutError
+from lm_eval_exl2.errors import ComparisonError, RequestError, TaskLeftOutError, UnknownRuleError
 from lm_eval_exl2.tasks.quick import leaderboard, tiny_benchmarks
 
 
@@ -34,7 +47,7 @@ class Choices:
     profile: Profile
     by_document: bool = False
     cluster: str | None = None
-    """A field of the documents, such as a passage's id."""
+    """The field of the documents that clusters share; None: a usual one, if there is; "": none."""
     accept_limited: bool = False
     shown_flips: int = 20
     """Per unit and kind."""
@@ -60,7 +73,7 @@ def compare_runs(
     Raises:
         ComparisonError: Nothing can be compared, or files contradict each other.
     """
-    library = Library()
+    library = _library(choices)
     units = _units(baseline, choices, library)
     measured = measure_noise(units, noise, library) if noise else {}
     ordered = sorted(candidates, key=_bits, reverse=True)
@@ -88,7 +101,7 @@ def compare_runs(
 
 def all_flips(baseline: Run, candidates: Sequence[Run], choices: Choices) -> Iterator[str]:
     """Every answer that changed, as lines of JSON with the candidate's label."""
-    library = Library()
+    library = _library(choices)
     for run in candidates:
         for unit in _units(baseline, choices, library):
             try:
@@ -97,6 +110,12 @@ def all_flips(baseline: Run, candidates: Sequence[Run], choices: Choices) -> Ite
                 continue
             if kind_of(parts) == BINARY:
                 yield from write_flips(run.label, unit, parts)
+
+
+def _library(choices: Choices) -> Library:
+    if choices.cluster is None:
+        return Library()
+    return Library((choices.cluster,) if choices.cluster else ())
 
 
 def _units(baseline: Run, choices: Choices, library: Library) -> list[Unit]:
@@ -133,7 +152,24 @@ def _notes(run: Run) -> list[str]:
     limited = [name for name, task in run.tasks.items() if task.limited]
     if limited:
         mixed.append(f"{run.label}: run with --limit or --samples: {', '.join(limited)}")
-    return [*mixed, *_averages(run), *filter(None, map(tiny_benchmarks.beside, run.tasks))]
+    return [
+        *mixed,
+        *_cut_short(run),
+        *_averages(run),
+        *filter(None, map(tiny_benchmarks.beside, run.tasks)),
+    ]
+
+
+def _cut_short(run: Run) -> list[str]:
+    """Answers that max_gen_toks ended, where the engine says so: they may lack their result."""
+    found: dict[str, int] = {}
+    for settings in run.settings.values():
+        config: dict[str, Any] = settings.get("config") or {}
+        found |= config.get("generations_at_limit") or {}
+    return [
+        f"{run.label}: {cut} answers of {task} ended at max_gen_toks, by no stop"
+        for task, cut in found.items()
+    ]
 
 
 def _averages(run: Run) -> list[str]:
@@ -162,11 +198,16 @@ def _compare(
     flips: list[Flip] = []
     left_out: dict[str, str] = {}
     lacking: list[str] = []
+    scores_only: list[ScoreOnly] = []
     for given in units:
         try:
             unit = check_group(given, run, library)
             parts = strata(unit, baseline, run, library, by_document=choices.by_document)
         except TaskLeftOutError as error:
+            alone = score_only(given, baseline, run, str(error))
+            if isinstance(error, UnknownRuleError) and alone is not None:
+                scores_only.append(alone)
+                continue
             left_out[given.name] = str(error)
             lacking += [given.name] if given.higher_is_better else []
             continue
@@ -183,9 +224,10 @@ def _compare(
             one = replace(one, result=replace(one.result, flips=counts))
             flips += list_flips(unit, parts, choices.shown_flips)
         assessed.append(one)
-    if not assessed:
+    if not assessed and not scores_only:
         reasons = "; ".join(left_out.values())
         raise ComparisonError(f"nothing of {run.label} can be compared: {reasons}")
+    assessed = once_per_benchmark(assessed)
     only_there = [name for name in run.tasks if name not in baseline.tasks]
     left_out |= {name: f"{name} was not run with {baseline.label}" for name in only_there}
     average = average_of(assessed)
@@ -200,23 +242,35 @@ def _compare(
             f"{run.label}, {part}: the last line of its samples is only half there"
             for part in _broken(run, units, library)
         ],
+        scores_only,
     )
 
 
-def _clusters(parts: Sequence[Stratum], field: str | None) -> list[Any] | None:
-    if field is None:
-        return None
-    found: list[Any] = []
+def _clusters(parts: Sequence[Stratum], chosen: str | None) -> Integers | None:
+    """What each compared document belongs to; None where each stands for itself.
+
+    Raises:
+        ComparisonError: Documents lack the field that was asked for.
+    """
+    found: list[Integers] = []
     for part in parts:
-        if part.task.samples is None:
-            return None
-        offsets = part.baseline_samples.offsets[part.at_baseline].tolist()
-        for record in read_documents(part.task.samples, offsets):
-            if field not in record["doc"]:
-                names = ", ".join(record["doc"])
-                raise ComparisonError(f"{part.task.name}: no field {field!r} in {names}")
-            found.append(f"{part.task.name}/{record['doc'][field]}")
-    return list(np.unique(found, return_inverse=True)[1])
+        samples = part.baseline_samples
+        if chosen and samples.cluster_field != chosen:
+            raise ComparisonError(
+                f"{part.task.name}: no field {chosen!r} in {_fields(part)}; name one, or none"
+            )
+        digests = samples.clusters[part.at_baseline]
+        numbers = np.unique(digests, return_inverse=True)[1]
+        found.append(numbers + sum(map(len, found)))  # no cluster reaches over tasks
+    each_alone = all(len(np.unique(numbers)) == len(numbers) for numbers in found)
+    return None if each_alone else np.concatenate(found)
+
+
+def _fields(part: Stratum) -> str:
+    if part.task.samples is None:
+        return "its documents"
+    (first,) = read_documents(part.task.samples, part.baseline_samples.offsets[:1].tolist())
+    return ", ".join(first["doc"])
 
 
 def _broken(run: Run, units: Sequence[Unit], library: Library) -> list[str]:

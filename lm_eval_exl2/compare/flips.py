@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lm_eval_exl2.compare.samples import Floats, Integers
+from lm_eval_exl2.compare.answers import Floats, Integers
 
 
 class Flips(NamedTuple):

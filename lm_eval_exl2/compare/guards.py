@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from lm_eval_exl2.compare.samples import Choices, FilterSamples, Integers
+from lm_eval_exl2.compare.answers import Choices, Integers
+from lm_eval_exl2.compare.samples import FilterSamples
 
 
 def chance_of(choices: Choices | None) -> float | None:

@@ -21,6 +21,22 @@ from lm_eval_exl2.compare.results import (
 from lm_eval_exl2.compare.verdict import Drop
 
 
+def once_per_benchmark(assessed: Sequence[Assessed]) -> list[Assessed]:
+    """Leave quick runs of a benchmark out where the benchmark itself was run, too."""
+    full = {one.result.benchmark: one.result.name for one in assessed if not one.is_screening}
+    return [
+        replace(one, result=_superseded(one.result, full[one.result.benchmark]))
+        if one.is_screening and one.result.benchmark in full
+        else one
+        for one in assessed
+    ]
+
+
+def _superseded(result: UnitResult, by: str) -> UnitResult:
+    text = f"{by} counts, which it is a part of"
+    return replace(result, left_out=text, relative=None, absolute=None)
+
+
 def average_of(assessed: Sequence[Assessed]) -> Average | None:
     """The mean of the primary scores and its drop; None where no unit counts."""
     counted = [one for one in assessed if not one.result.left_out and one.statistic is not None]

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lm_eval_exl2.compare.samples import FilterSamples, Integers
+from lm_eval_exl2.compare.answers import Integers
+from lm_eval_exl2.compare.samples import FilterSamples
 from lm_eval_exl2.errors import ComparisonError
 
 

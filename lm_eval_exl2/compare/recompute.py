@@ -13,9 +13,10 @@ from typing import Any, cast
 
 import numpy as np
 
+from lm_eval_exl2.compare.answers import Floats, Integers
 from lm_eval_exl2.compare.runs import TaskRun
-from lm_eval_exl2.compare.samples import FilterSamples, Floats, Integers
-from lm_eval_exl2.errors import ComparisonError, TaskLeftOutError
+from lm_eval_exl2.compare.samples import FilterSamples
+from lm_eval_exl2.errors import ComparisonError, TaskLeftOutError, UnknownRuleError
 
 TOLERANCE = 1e-9
 
@@ -89,7 +90,7 @@ def recompute(
 
     Raises:
         ComparisonError: The score is NaN, or its samples give another one.
-        TaskLeftOutError: There is no score, or no known rule gives it.
+        TaskLeftOutError: There is no score, or (UnknownRuleError) no known rule gives it.
     """
     written = task.results.get(f"{metric},{filter_name}")
     if not isinstance(written, int | float):
@@ -109,7 +110,7 @@ def recompute(
             f"{task.name}: {metric} is {written} in {task.file.name}, but its samples give "
             f"{rules[0].score(values)}; the files do not belong together or were changed"
         )
-    raise TaskLeftOutError(
+    raise UnknownRuleError(
         f"{task.name}: no known rule gives {metric} = {written} from its samples "
         f"(aggregation {declared or 'not named'}), so it cannot be compared in pairs"
     )

@@ -142,6 +142,19 @@ class UnitResult:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreOnly:
+    """Two written scores that no pairs stand behind: no interval, and no part in the verdict."""
+
+    name: str
+    metric: str
+    baseline: float
+    candidate: float
+    published_error: float | None
+    """Mean absolute error of such an estimate, as published; None where nobody says."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Average:
     """The unweighted mean of the primary scores."""
 
@@ -206,6 +219,7 @@ class CandidateResult:
     not_compared: dict[str, str]
     """By task: why not."""
     warnings: list[str]
+    scores_only: list[ScoreOnly] = field(default_factory=list[ScoreOnly])
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,20 +6,20 @@ are read again by their place when they are shown. Knows nothing of other runs.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from lm_eval_exl2.compare.answers import Choices, Floats, Integers, answer_of, as_choices, digest
 from lm_eval_exl2.errors import ComparisonError
 
-Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
-Integers = np.ndarray[tuple[int], np.dtype[np.int64]]
+CLUSTER_FIELDS = ("source_id", "passage", "paragraph", "article", "context")
+"""What several questions of a benchmark may share (HellaSwag, BoolQ, MultiRC, RACE, SQuAD)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,21 +46,13 @@ class FilterSamples:
     """A digest of each answer: what was chosen, or the filtered text; 0 where there is none."""
     empty: int
     """Lines whose answer is an empty text."""
+    clusters: Integers
+    """A digest of what several documents may share; of a document without it, its own."""
+    cluster_field: str
+    """Its name in the documents; empty if they have none."""
 
     def __len__(self) -> int:
         return len(self.docs)
-
-
-class Choices(NamedTuple):
-    """How a multiple-choice question was decided, by log-likelihood and by it per character."""
-
-    choices: Integers
-    """How many there were."""
-    chosen: Integers
-    chosen_norm: Integers
-    margin: Floats
-    """Of the right choice over the best other one, in nats; NaN where the key is not known."""
-    margin_norm: Floats
 
 
 @dataclass(slots=True)
@@ -73,6 +65,8 @@ class _Columns:
     targets: array[int] = field(default_factory=lambda: array("q"))
     offsets: array[int] = field(default_factory=lambda: array("q"))
     answers: array[int] = field(default_factory=lambda: array("q"))
+    clusters: array[int] = field(default_factory=lambda: array("q"))
+    cluster_field: str = ""
     values: dict[str, list[Any]] = field(default_factory=dict[str, list[Any]])
     numbers: dict[str, array[float]] = field(default_factory=dict[str, "array[float]"])
     choices: list[array[Any]] = field(
@@ -89,12 +83,15 @@ class Read(NamedTuple):
     """1 if the last line is only half there, as a killed run leaves it."""
 
 
-def read_samples(path: Path, *, delimiter: str = " ") -> Read:
+def read_samples(
+    path: Path, *, delimiter: str = " ", cluster_fields: Sequence[str] = CLUSTER_FIELDS
+) -> Read:
     """Read a samples file in one pass.
 
     Args:
         path: `samples_<task>_<time>.jsonl`.
         delimiter: The task's target_delimiter, which stands before each choice.
+        cluster_fields: Of a document; the first it has is what it shares with others.
 
     Raises:
         ComparisonError: The file cannot be read, or a line other than the last is damaged.
@@ -106,8 +103,9 @@ def read_samples(path: Path, *, delimiter: str = " ") -> Read:
             raise ComparisonError(f"{path}: line {number - 1} is no sample; the file is damaged")
         try:
             record = json.loads(line)
-            into = columns.setdefault(str(record["filter"]), _Columns())
+            into, doc = columns.setdefault(str(record["filter"]), _Columns()), record["doc"]
             _add(into, record, offset, delimiter)
+            _add_cluster(into, doc, cluster_fields)
         except (ValueError, KeyError, TypeError):
             broken = 1
     return Read({name: _freeze(each) for name, each in columns.items()}, broken)
@@ -137,23 +135,30 @@ def _add(into: _Columns, record: dict[str, Any], offset: int, delimiter: str) ->
     """Take over one line; raises KeyError, TypeError or ValueError before anything is kept."""
     digests = [
         int(record["doc_hash"][:16], 16) - 2**63,
-        _digest(f"{record['prompt_hash']}{record['arguments']!r}"),
+        digest(f"{record['prompt_hash']}{record['arguments']!r}"),
         int(record["target_hash"][:16], 16) - 2**63,
     ]
     names: list[str] = record["metrics"]
     values = [record[name] for name in names]
-    doc_id, answer = int(record["doc_id"]), _Answer.of(record, delimiter)
+    doc_id, answer = int(record["doc_id"]), answer_of(record, delimiter)
     rows = len(into.docs)
     into.doc_ids.append(doc_id)
     into.offsets.append(offset)
-    for column, digest in zip((into.docs, into.prompts, into.targets), digests, strict=True):
-        column.append(digest)
+    for column, value in zip((into.docs, into.prompts, into.targets), digests, strict=True):
+        column.append(value)
     into.answers.append(answer.digest)
     into.empty += answer.is_empty
     for column, value in zip(into.choices, answer.choice or (), strict=bool(answer.choice)):
         column.append(value)
     for name, value in zip(names, values, strict=True):
         _add_value(into, name, value, rows)
+
+
+def _add_cluster(into: _Columns, doc: Any, fields: Sequence[str]) -> None:
+    named = cast("dict[str, Any]", doc) if isinstance(doc, dict) else {}
+    found = next((name for name in fields if name in named), "")
+    into.cluster_field = into.cluster_field or found
+    into.clusters.append(digest(str(named[found])) if found else into.docs[-1])
 
 
 _NAN = float("nan")
@@ -172,70 +177,6 @@ def _add_value(into: _Columns, name: str, value: Any, rows: int) -> None:
         numbers.append(_NAN if value is None else value)
     else:
         into.values[name] = [*into.numbers.pop(name), value]
-
-
-def _digest(text: str) -> int:
-    found = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(found, signed=True)
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    digest: int
-    is_empty: bool
-    choice: tuple[int, int, int, float, float] | None
-
-    @staticmethod
-    def of(record: dict[str, Any], delimiter: str) -> _Answer:
-        given = record["filtered_resps"]
-        scores = _log_likelihoods(given)
-        if scores is not None and len(scores) > 1:
-            choice = _choose(scores, _lengths(record["arguments"], delimiter), record["target"])
-            return _Answer(choice[1], False, choice)
-        if scores is not None:  # one continuation: nothing was chosen
-            return _Answer(0, False, None)
-        text = given[0] if len(given) == 1 else given
-        if not isinstance(text, str):
-            text = json.dumps(text)
-        return _Answer(_digest(text), not text.strip(), None)
-
-
-def _log_likelihoods(given: Any) -> list[float] | None:
-    """Of pairs (log-likelihood, greedy), which the harness writes as texts; None if others."""
-    if not all(isinstance(each, list) and len(cast("list[Any]", each)) == 2 for each in given):
-        return None
-    try:
-        return [float(logprob) for logprob, _ in given]
-    except (TypeError, ValueError):
-        return None
-
-
-def _lengths(arguments: Any, delimiter: str) -> list[int]:
-    """Characters of each choice, as the harness counts them for acc_norm."""
-    texts = [each.get("arg_1") or "" for each in arguments.values()]
-    # A chat template leaves the delimiter out.
-    cut = len(delimiter) if all(text.startswith(delimiter) for text in texts) else 0
-    return [max(len(text) - cut, 1) for text in texts]
-
-
-def _choose(
-    scores: list[float], lengths: list[int], target: str
-) -> tuple[int, int, int, float, float]:
-    by_length = [score / length for score, length in zip(scores, lengths, strict=True)]
-    right = int(target) if target.isdigit() and int(target) < len(scores) else None
-    return (
-        len(scores),
-        scores.index(max(scores)),
-        by_length.index(max(by_length)),
-        _margin(scores, right),
-        _margin(by_length, right),
-    )
-
-
-def _margin(scores: list[float], right: int | None) -> float:
-    if right is None:
-        return _NAN
-    return scores[right] - max(score for at, score in enumerate(scores) if at != right)
 
 
 def _freeze(columns: _Columns) -> FilterSamples:
@@ -258,21 +199,17 @@ def _freeze(columns: _Columns) -> FilterSamples:
         numbers=numbers,
         pairs=pairs,
         texts=texts,
-        choices=_as_choices(columns.choices) if has_choices else None,
+        choices=as_choices(columns.choices) if has_choices else None,
         answers=np.array(columns.answers, np.int64),
         empty=columns.empty,
+        clusters=np.array(columns.clusters, np.int64),
+        cluster_field=columns.cluster_field,
     )  # fmt: skip
 
 
 def _pad(column: array[float], rows: int) -> Floats:
     column.extend([_NAN] * (rows - len(column)))
     return np.array(column, np.float64)
-
-
-def _as_choices(columns: list[array[Any]]) -> Choices:
-    counts, chosen, chosen_norm = (np.array(column, np.int64) for column in columns[:3])
-    margin, margin_norm = (np.array(column, np.float64) for column in columns[3:])
-    return Choices(counts, chosen, chosen_norm, margin, margin_norm)
 
 
 def _is_pair(value: Any) -> bool:

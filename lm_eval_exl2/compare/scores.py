@@ -9,8 +9,8 @@ import numpy as np
 from scipy import stats
 
 from lm_eval_exl2.compare import statistics
+from lm_eval_exl2.compare.answers import Floats, Integers
 from lm_eval_exl2.compare.results import Bounds, Interval
-from lm_eval_exl2.compare.samples import Floats, Integers
 from lm_eval_exl2.compare.statistics import PairedCounts, PairedMoments
 from lm_eval_exl2.compare.units import Stratum, Unit
 
@@ -51,7 +51,7 @@ def kind_of(parts: Sequence[Stratum]) -> str:
 
 
 def compare_scores(
-    unit: Unit, parts: Sequence[Stratum], clusters: Sequence[Any] | None = None
+    unit: Unit, parts: Sequence[Stratum], clusters: Integers | None = None
 ) -> Scores:
     """Compare a unit's values.
 
@@ -100,7 +100,7 @@ def _counts(unit: Unit, parts: Sequence[Stratum]) -> PairedCounts:
 
 
 def _moments(
-    unit: Unit, parts: Sequence[Stratum], span: float, clusters: Sequence[Any] | None = None
+    unit: Unit, parts: Sequence[Stratum], span: float, clusters: Integers | None = None
 ) -> PairedMoments:
     """Of a group by the rule of the group: sums over independent tasks."""
     ends = np.cumsum([len(part.at_baseline) for part in parts]).tolist()
@@ -165,7 +165,7 @@ def _widen(
     robust: PairedMoments,
     before: Floats,
     after: Floats,
-    clusters: Sequence[Any] | None,
+    clusters: Integers | None,
 ) -> _Drop:
     """The wider of the bounds with and without clusters.
 

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from lm_eval_exl2.compare.answers import Integers
 from lm_eval_exl2.compare.pairing import Paired, pair
 from lm_eval_exl2.compare.primary import Line, Primary, find_primary
 from lm_eval_exl2.compare.recompute import TOLERANCE, Recomputed, Rule, recompute, take
 from lm_eval_exl2.compare.runs import Run, TaskRun, leaves, top_groups
-from lm_eval_exl2.compare.samples import FilterSamples, Integers, Read, read_samples
+from lm_eval_exl2.compare.samples import CLUSTER_FIELDS, FilterSamples, Read, read_samples
 from lm_eval_exl2.errors import ComparisonError, TaskLeftOutError
 
 
@@ -58,8 +60,9 @@ class Stratum(NamedTuple):
 class Library:
     """Samples files that have been read."""
 
-    def __init__(self) -> None:
-        """Start empty."""
+    def __init__(self, cluster_fields: Sequence[str] = CLUSTER_FIELDS) -> None:
+        """Start empty; see `read_samples` for the fields."""
+        self._cluster_fields = cluster_fields
         self._read: dict[Path, Read] = {}
 
     def samples(self, task: TaskRun, filter_name: str) -> FilterSamples:
@@ -96,7 +99,9 @@ class Library:
                 f"{task.name}: no samples beside {task.file}; run lm_eval with --log_samples"
             )
         if task.samples not in self._read:
-            self._read[task.samples] = read_samples(task.samples, delimiter=task.delimiter)
+            self._read[task.samples] = read_samples(
+                task.samples, delimiter=task.delimiter, cluster_fields=self._cluster_fields
+            )
         return self._read[task.samples]
 
 
@@ -123,9 +128,10 @@ def _units_of(run: Run, group: str, table: Sequence[Line], library: Library) -> 
         known = {metric for name in tasks for metric in run.tasks[name].higher_is_better}
         primary = find_primary(group, results, dict.fromkeys(known, True), table)
         better = run.tasks[tasks[0]].higher_is_better.get(primary.metric, True)
-        rule, *others = _rules_of_group(run, group, tasks, primary, library)
-        yield Unit(group, tuple(tasks), primary, rule, better, tuple(others))
-        return
+        with suppress(TaskLeftOutError):  # then its tasks count, each or none
+            rule, *others = _rules_of_group(run, group, tasks, primary, library)
+            yield Unit(group, tuple(tasks), primary, rule, better, tuple(others))
+            return
     for member in run.groups[group]:
         if member in run.groups:
             yield from _units_of(run, member, table, library)

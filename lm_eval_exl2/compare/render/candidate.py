@@ -12,6 +12,7 @@ def sections(comparison: Comparison, candidate: CandidateResult) -> list[Section
     found = [
         Section("Tasks", tasks.scores(comparison, candidate), 3),
         Section("Perplexity", tasks.perplexities(comparison, candidate), 3),
+        Section("Scores without pairs", tasks.scores_only(comparison, candidate), 3),
         Section("Changed answers", flips.counts(candidate), 3),
         Section("Parts of groups", flips.parts(comparison, candidate), 3),
         Section("Documents whose answer changed", flips.documents(comparison, candidate), 3),

@@ -182,3 +182,27 @@ def perplexities(comparison: Comparison, candidate: CandidateResult) -> list[Blo
     header = ["Metric", "Documents or windows", *labels, "Ratio", "Change"]
     caption = "Ratio: candidate / baseline with its 95 % interval; no part of the average."
     return [_table(units, row, header, caption, words_in=1)]
+
+
+def scores_only(comparison: Comparison, candidate: CandidateResult) -> list[Block]:
+    """Scores that no pairs stand behind, as the results files have them."""
+    if not candidate.scores_only:
+        return []
+    rows = [
+        [
+            each.name,
+            each.metric,
+            *(words.number(score, 4) for score in (each.baseline, each.candidate)),
+            words.number(each.candidate - each.baseline, 4, sign=True),
+            words.number(each.published_error, 4),
+        ]
+        for each in candidate.scores_only
+    ]
+    labels = [comparison.baseline.label, candidate.variant.label]
+    header = ["Task", "Metric", *labels, "Difference", "Published error of each"]
+    caption = (
+        "No known rule gives these scores from their samples, so no documents are paired: there is "
+        "no interval, and they have no part in the verdict."
+    )
+    reasons = [each.reason for each in candidate.scores_only]
+    return [Table(header, rows, caption, left=(0, 1)), Bullets(reasons)]
