@@ -251,6 +251,14 @@ PAIRS = [[-2.0, 1], [-6.0, 3]]
         (PAIRS, math.exp(2), "weighted_perplexity", "loss"),
         (PAIRS, 2 / math.log(2), "bits_per_byte", "bits"),
         ([[2.0, 1], [6.0, 3]], math.exp(2), None, "loss"),  # exl2_wikitext2_ppl
+        # Two hits, one false positive, one false negative: 2 * 2 / (2 * 2 + 1 + 1).
+        ([[1, 1], [1, 1], [0, 1], [1, 0], [0, 0]], 2 / 3, "f1", "corpus"),
+        # (TP TN - FP FN) / sqrt(3 * 3 * 2 * 2) = (2 * 1 - 1 * 1) / 6.
+        ([[1, 1], [1, 1], [0, 1], [1, 0], [0, 0]], 1 / 6, "matthews_corrcoef", "corpus"),
+        # (.2^2 + .2^2 + .3^2 + .3^2) / 2
+        ([[0, [0.8, 0.2]], [1, [0.3, 0.7]]], 0.13, "brier_score", "corpus"),
+        # One substitution and one deletion in 6 words.
+        ([["a b c", "a x c"], ["d e f", "d e"]], 100 / 3, "ter", "corpus"),
     ],
 )
 def test_scores_are_computed_again(tmp_path, values, score, aggregation, kind):

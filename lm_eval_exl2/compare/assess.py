@@ -20,6 +20,7 @@ from lm_eval_exl2.compare.results import Part, UnitResult
 from lm_eval_exl2.compare.runs import TaskRun
 from lm_eval_exl2.compare.scores import (
     BINARY,
+    CORPUS,
     PERPLEXITY,
     Scores,
     are_shares,
@@ -70,7 +71,7 @@ def assess(
     lacking = sum(int(task.results.get("sample_len") or 0) for task in missing)
     left_out = _left_out(unit, kind, found, parts, chance)
     # At chance and near zero a share of the score means nothing.
-    relative = None if left_out else found.relative
+    relative = None if left_out and kind != CORPUS else found.relative
     result = UnitResult(
         name=unit.name,
         benchmark=unit.primary.benchmark,
@@ -191,6 +192,8 @@ def _left_out(
 ) -> str:
     if kind == PERPLEXITY:
         return "a perplexity"
+    if kind == CORPUS:
+        return "a corpus metric, which is no mean over documents"
     if not unit.higher_is_better:
         return "lower is better"
     if not all(are_shares(part.baseline, part.candidate) for part in parts):

@@ -7,13 +7,14 @@ is tried: a metric whose mean is its score is a mean.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 
 from lm_eval_exl2.compare.answers import Floats, Integers
+from lm_eval_exl2.compare.corpus import CorpusMetric, corpus_metric
 from lm_eval_exl2.compare.runs import TaskRun
 from lm_eval_exl2.compare.samples import FilterSamples
 from lm_eval_exl2.errors import ComparisonError, TaskLeftOutError, UnknownRuleError
@@ -29,7 +30,8 @@ class Rule:
     kind: str
     """"mean", "loss" (a perplexity: exp of a mean loss), "bits", or "corpus"."""
     score: Callable[[Any], float]
-    """From the values: an array of numbers, two arrays (loss and weight), or a list."""
+    """From the values: an array of numbers, two arrays (loss and weight), or, of a corpus metric,
+    documents by what is summed."""
 
 
 def _mean(values: Floats) -> float:
@@ -97,15 +99,20 @@ def recompute(
         raise TaskLeftOutError(f"{task.name}: {metric} is {written!r} in {task.file}, not a score")
     if not math.isfinite(written):
         raise ComparisonError(f"{task.name}: {metric} is {written} in {task.file}, not a score")
-    values, present = _values(samples, metric)
     declared = _declared(task.config, metric)
-    rules = [_RULES[declared]] if declared in _RULES else _candidates(values)
+    corpus = corpus_metric(declared)
+    if corpus is not None:
+        values, present = _corpus_values(samples, metric, corpus)
+        rules = [_corpus_rule(declared, corpus)]
+    else:
+        values, present = _values(samples, metric)
+        rules = [_RULES[declared]] if declared in _RULES else _candidates(values)
     for rule in rules:
         score = rule.score(values)
         agrees = math.isclose(score, written, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
         if agrees or (is_partial and (len(rules) == 1 or rule is MEAN)):
             return Recomputed(rule, values, present, score)
-    if declared in _RULES or must_agree:
+    if declared in _RULES or corpus is not None or must_agree:
         raise ComparisonError(
             f"{task.name}: {metric} is {written} in {task.file.name}, but its samples give "
             f"{rules[0].score(values)}; the files do not belong together or were changed"
@@ -139,8 +146,35 @@ def _declared(config: dict[str, Any], metric: str) -> str:
     for each in listed:
         # A function is written as its code or as "<function name at ...>".
         if each.get("metric") == metric or len(listed) == 1:
-            return str(each.get("aggregation", ""))
+            return str(each.get("aggregation") or _DEFAULTS.get(metric, ""))
     return ""
+
+
+# Of the harness' registry, for metrics whose lines name no aggregation.
+_DEFAULTS = {
+    **{name: name for name in ("f1", "bleu", "chrf", "chrf++", "ter", "brier_score")},
+    "mcc": "matthews_corrcoef",
+}
+
+
+def _corpus_rule(name: str, metric: CorpusMetric) -> Rule:
+    def score(rows: Any) -> float:
+        return metric.score(rows.sum(axis=0))
+
+    return Rule(name, "corpus", score)
+
+
+def _corpus_values(
+    samples: FilterSamples, metric: str, corpus: CorpusMetric
+) -> tuple[Any, Integers]:
+    if metric in samples.pairs:
+        given: Sequence[Any] = np.stack(samples.pairs[metric], axis=1).astype(int).tolist()
+    else:
+        given = samples.texts.get(metric, ())
+    present = [at for at, value in enumerate(given) if value is not None]
+    if not present:
+        raise TaskLeftOutError(f"the samples hold no values for {metric}")
+    return corpus.rows([given[at] for at in present]), np.array(present)
 
 
 def _candidates(values: Any) -> list[Rule]:

@@ -3,47 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
 
 import numpy as np
 from scipy import stats
 
 from lm_eval_exl2.compare import statistics
 from lm_eval_exl2.compare.answers import Floats, Integers
-from lm_eval_exl2.compare.results import Bounds, Interval
+from lm_eval_exl2.compare.drops import (
+    ONE_SIDED,
+    TWO_SIDED,
+    Drop,
+    Scores,
+    interval_of,
+    points,
+    scaled,
+)
+from lm_eval_exl2.compare.other_scores import compare_corpora, compare_losses
+from lm_eval_exl2.compare.results import Interval
 from lm_eval_exl2.compare.statistics import PairedCounts, PairedMoments
 from lm_eval_exl2.compare.units import Stratum, Unit
 
-BINARY, GRADED, PERPLEXITY = "binary", "graded", "perplexity"
-_TWO_SIDED, _ONE_SIDED = 0.025, 0.05
-
-
-class Scores(NamedTuple):
-    """What a unit's values say."""
-
-    baseline: Interval
-    candidate: Interval
-    difference: Interval
-    relative: Bounds | None
-    """In per cent of the baseline's score; None where it has no relative drop."""
-    absolute: Bounds | None
-    """In percentage points."""
-    statistic: PairedCounts | PairedMoments | None
-    """For averages and tests; None for perplexities."""
-    design_effect: float | None
-
-
-class _Drop(NamedTuple):
-    """A drop as a fraction, with bounds for the interval and for the verdict."""
-
-    interval: statistics.Bounds
-    bounds: statistics.Bounds
-    relative: statistics.Bounds | None
-    method: str
+BINARY, GRADED, CORPUS, PERPLEXITY = "binary", "graded", "corpus", "perplexity"
 
 
 def kind_of(parts: Sequence[Stratum]) -> str:
-    """Whether values are right or wrong, something between, or losses."""
+    """Whether values are right or wrong, something between, summed for a corpus, or losses."""
+    if parts[0].rule.kind == "corpus":
+        return CORPUS
     if parts[0].rule.kind != "mean":
         return PERPLEXITY
     values = np.concatenate([side for part in parts for side in (part.baseline, part.candidate)])
@@ -62,7 +48,9 @@ def compare_scores(
     """
     kind = kind_of(parts)
     if kind == PERPLEXITY:
-        return _compare_losses(parts)
+        return compare_losses(parts)
+    if kind == CORPUS:
+        return compare_corpora(unit, parts[0])
     before = np.concatenate([part.baseline for part in parts])
     after = np.concatenate([part.candidate for part in parts])
     span = 1.0 if are_shares(before, after) else np.inf
@@ -76,16 +64,15 @@ def compare_scores(
         drop = _widen(drop, robust, before, after, clusters if len(parts) == 1 else None)
         if effect > 1:
             statistic = robust  # which averages and tests then use
-    sign = 1 if unit.higher_is_better else -1
     relative = None
     if drop.relative is not None and unit.higher_is_better:
-        relative = _scaled(statistic.drop / statistic.baseline, drop.relative, 100, drop.method)
+        relative = scaled(statistic.drop / statistic.baseline, drop.relative, 100, drop.method)
     return Scores(
         _single(kind, statistic.baseline, before),
         _single(kind, statistic.candidate, after),
-        _interval(0.0 - statistic.drop, drop.interval, drop.method),
+        interval_of(0.0 - statistic.drop, drop.interval, drop.method),
         relative,
-        _scaled(statistic.drop, drop.bounds, sign * 100, drop.method),
+        points(unit, statistic.drop, drop) if _have_points(before, after) else None,
         statistic,
         effect,
     )
@@ -132,41 +119,41 @@ def _moments(
 
 def _drop(
     statistic: PairedCounts | PairedMoments, before: Floats, after: Floats, *, pooled: bool
-) -> _Drop:
+) -> Drop:
     has_relative = statistic.baseline > 0
     if isinstance(statistic, PairedCounts):
-        return _Drop(
-            statistics.drop_bounds(statistic, _TWO_SIDED),
-            statistics.drop_bounds(statistic, _ONE_SIDED),
-            statistics.drop_bounds(statistic, _ONE_SIDED, relative=True) if has_relative else None,
+        return Drop(
+            statistics.drop_bounds(statistic, TWO_SIDED),
+            statistics.drop_bounds(statistic, ONE_SIDED),
+            statistics.drop_bounds(statistic, ONE_SIDED, relative=True) if has_relative else None,
             "Tango score",
         )
     if pooled:
         interval, bounds = (
             statistics.mean_drop(before, after, alpha, span=statistic.span)
-            for alpha in (_TWO_SIDED, _ONE_SIDED)
+            for alpha in (TWO_SIDED, ONE_SIDED)
         )
         relative = None
         if has_relative:
             relative = statistics.mean_drop(
-                before, after, _ONE_SIDED, span=statistic.span, relative=True
+                before, after, ONE_SIDED, span=statistic.span, relative=True
             ).bounds
-        return _Drop(interval.bounds, bounds.bounds, relative, interval.method)
+        return Drop(interval.bounds, bounds.bounds, relative, interval.method)
     two_sided, one_sided = (
         statistics.Bounds(statistic.drop - away, statistic.drop + away)
-        for away in (statistic.deviation(_TWO_SIDED), statistic.deviation(_ONE_SIDED))
+        for away in (statistic.deviation(TWO_SIDED), statistic.deviation(ONE_SIDED))
     )
     ratio = statistics.average_drop([statistic]).relative_bounds if has_relative else None
-    return _Drop(two_sided, one_sided, ratio, "paired t, stratified")
+    return Drop(two_sided, one_sided, ratio, "paired t, stratified")
 
 
 def _widen(
-    drop: _Drop,
+    drop: Drop,
     robust: PairedMoments,
     before: Floats,
     after: Floats,
     clusters: Integers | None,
-) -> _Drop:
+) -> Drop:
     """The wider of the bounds with and without clusters.
 
     Args:
@@ -181,36 +168,23 @@ def _widen(
     else:
         interval, bounds = (
             statistics.mean_drop(before, after, alpha, clusters=clusters, span=robust.span)
-            for alpha in (_TWO_SIDED, _ONE_SIDED)
+            for alpha in (TWO_SIDED, ONE_SIDED)
         )
         relative = None
         if robust.baseline > 0:
             relative = statistics.mean_drop(
-                before, after, _ONE_SIDED, clusters=clusters, span=robust.span, relative=True
+                before, after, ONE_SIDED, clusters=clusters, span=robust.span, relative=True
             ).bounds
-        found = _Drop(interval.bounds, bounds.bounds, relative, interval.method)
+        found = Drop(interval.bounds, bounds.bounds, relative, interval.method)
     relative = drop.relative
     if relative is not None and found.relative is not None:
         relative = statistics.wider(relative, found.relative)
-    return _Drop(
+    return Drop(
         statistics.wider(drop.interval, found.interval),
         statistics.wider(drop.bounds, found.bounds),
         relative,
         f"the wider of {drop.method} and {found.method}, clustered",
     )
-
-
-def _scaled(estimate: float, ends: statistics.Bounds, factor: float, method: str) -> Bounds:
-    """As the records have them: in per cent or points, infinite bounds as None."""
-    low, high = sorted(factor * end for end in ends)
-    lower, upper = (float(end) if np.isfinite(end) else None for end in (low, high))
-    return Bounds(factor * estimate, lower, upper, method)
-
-
-def _interval(estimate: float, drop: statistics.Bounds, method: str) -> Interval:
-    """Of the difference, from the drop's; infinite ends as None."""
-    lower, upper = (float(-end) if np.isfinite(end) else None for end in (drop.upper, drop.lower))
-    return Interval(estimate, lower, upper, method)
 
 
 def _single(kind: str, score: float, values: Floats) -> Interval:
@@ -223,51 +197,11 @@ def _single(kind: str, score: float, values: Floats) -> Interval:
     return Interval(score, score - away, score + away, "t")
 
 
+def _have_points(*values: Floats) -> bool:
+    """Whether a difference of 1 is one of 100 percentage points; a correlation may be negative."""
+    return all((np.abs(each) <= 1).all() for each in values)
+
+
 def are_shares(*values: Floats) -> bool:
     """Whether all values lie between 0 and 1."""
     return all(((each >= 0) & (each <= 1)).all() for each in values)
-
-
-def _compare_losses(parts: Sequence[Stratum]) -> Scores:
-    before = [_losses(part, part.baseline) for part in parts]
-    after = [_losses(part, part.candidate) for part in parts]
-    ratio = statistics.perplexity_ratio(
-        np.concatenate([loss for loss, _ in before]),
-        np.concatenate([loss for loss, _ in after]),
-        np.concatenate([weight for _, weight in before]),
-        candidate_counts=np.concatenate([weight for _, weight in after]),
-        starts=_starts(parts[0]) if len(parts) == 1 else None,
-        alpha=_TWO_SIDED,
-    )
-    known = np.isfinite(ratio.bounds.upper)
-    ends = ratio.bounds if known else (None, None)
-    # As the metric has it: bits per byte are no perplexity, though their ratio is taken as one's.
-    single = parts[0] if len(parts) == 1 else None
-    before_score = single.rule.score(single.baseline) if single else ratio.baseline
-    after_score = single.rule.score(single.candidate) if single else ratio.candidate
-    return Scores(
-        Interval(before_score, None, None, ""),
-        Interval(after_score, None, None, ""),
-        Interval(ratio.ratio, *ends, "paired log-ratio, t"),
-        None,
-        None,
-        None,
-        None,
-    )
-
-
-def _starts(part: Stratum) -> Integers | None:
-    """Each window's first token in its text, where the task says it; None for documents."""
-    samples = part.baseline_samples
-    if part.rule.name != "loss per target" or "perplexity_stderr" not in samples.texts:
-        return None
-    starts = np.array([start for _, _, start in samples.texts["perplexity_stderr"]], np.int64)
-    return starts[part.at_baseline]
-
-
-def _losses(part: Stratum, values: Any) -> tuple[Floats, Floats]:
-    """Loss and weight per document, whatever way the metric keeps them."""
-    if isinstance(values, tuple):
-        first, weights = cast("tuple[Floats, Floats]", values)
-        return (first if part.rule.name == "loss per target" else -first), weights
-    return -values, np.ones(len(values))

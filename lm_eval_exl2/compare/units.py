@@ -149,6 +149,8 @@ def _rules_of_group(
     run: Run, group: str, tasks: Sequence[str], primary: Primary, library: Library
 ) -> list[str]:
     found = [library.recomputed(run.tasks[name], primary) for name in tasks]
+    if any(each.rule.kind == "corpus" for each in found):
+        raise TaskLeftOutError(f"{group}: a mean of corpus metrics; its tasks are compared")
     written = run.group_results[group][f"{primary.metric},{primary.filter}"]
     if any(library.broken_lines(run.tasks[name]) for name in tasks):
         return ["micro"]

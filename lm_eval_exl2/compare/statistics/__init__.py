@@ -12,6 +12,7 @@ fraction. L and U of a verdict are the bounds at `alpha=.05`, one-sided 5 % each
 | flips alone | `mcnemar` |
 | values, or clustered documents | `mean_drop` (both 0/1 bounds and these: `wider`) |
 | average of tasks | `average_drop` over `PairedCounts` and `paired_moments` |
+| a function of sums, such as BLEU | `corpus_drop` |
 | perplexities | `perplexity_ratio`; windows of one text: `sum_of_windows` |
 | a rate that may be tiny | `clopper_pearson_interval` |
 | several p-values | `holm` |
@@ -21,6 +22,7 @@ It knows nothing of files, tasks or policies.
 """
 
 from lm_eval_exl2.compare.statistics.average import AverageDrop, average_drop
+from lm_eval_exl2.compare.statistics.corpus import corpus_drop
 from lm_eval_exl2.compare.statistics.counts import (
     McNemar,
     PairedCounts,
@@ -66,6 +68,7 @@ __all__ = [
     "bound_power",
     "certification_power",
     "clopper_pearson_interval",
+    "corpus_drop",
     "documents_needed",
     "documents_to_settle",
     "drop_bounds",
