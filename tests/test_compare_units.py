@@ -4,6 +4,10 @@ import pytest
 from comparing import compare
 from run_files import Task, choice, rights, write_run
 
+from lm_eval_exl2.compare.render.from_json import from_json
+from lm_eval_exl2.compare.render.markdown import to_markdown
+from lm_eval_exl2.compare.results import to_json
+
 SCREENING = {"metadata": {"screening": "this size ..."}}
 
 
@@ -86,3 +90,21 @@ def test_answers_that_ended_at_the_limit_are_named(tmp_path):
     found = compare(base, other)
     assert "a: 3 answers of t ended at max_gen_toks, by no stop" in found.notes
     assert not any(name == "generations_at_limit" for name, _ in found.unequal_settings)
+
+
+def test_each_candidate_can_be_compared_with_the_next_larger_one(tmp_path):
+    def run(name, bits, right):
+        rows = rights([1.0] * right + [0.0] * (1000 - right))
+        config = {"quantization_config": {"bits": bits}}
+        return write_run(tmp_path / name, [Task("t", rows)], model=name, config=config)
+
+    base, small, large = run("base", 16, 900), run("small", 2.4, 810), run("large", 4.0, 891)
+    assert compare(base, small, large).steps == []
+    found = compare(base, small, large, adjacent=True)
+    (step,) = found.steps
+    assert (step.larger, step.smaller) == ("large", "small")
+    assert step.average.relative.estimate == pytest.approx(100 * 81 / 891)
+    (alone,) = compare(large, small).candidates
+    assert (step.average, step.state) == (alone.average, alone.verdict.state)
+    assert from_json(to_json(found)) == found
+    assert "Step by step" in to_markdown(found)

@@ -63,12 +63,19 @@ def _add_pairing(group: argparse._ArgumentGroup) -> None:  # pyright: ignore[rep
         help="which metric counts",
     )
     group.add_argument("--pair", choices=("prompt", "doc"), default="prompt")
-    group.add_argument("--run", metavar="TIME", help="results of this time, not the newest")
+    group.add_argument(
+        "--run",
+        metavar="TIME",
+        help="results of this time, not the newest; for one run alone give its results file",
+    )
     group.add_argument(
         "--cluster",
         metavar="FIELD|none",
         help="documents that share its value belong together (default: a usual one, such as "
         "passage or source_id)",
+    )
+    group.add_argument(
+        "--adjacent", action="store_true", help="each candidate against the next larger, too"
     )
     group.add_argument(
         "--noise", nargs=2, type=Path, metavar=("A", "B"), help="the same checkpoint run twice"
@@ -126,6 +133,7 @@ def _comparison(arguments: argparse.Namespace) -> Comparison:
         accept_limited=arguments.accept_limited,
         shown_flips=arguments.flips,
         tasks=arguments.tasks.split(",") if arguments.tasks else (),
+        adjacent=arguments.adjacent,
     )
     labels = _labels([arguments.baseline, *arguments.candidates])
     baseline, *candidates = (

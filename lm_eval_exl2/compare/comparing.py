@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
 
 from lm_eval_exl2 import __version__
 from lm_eval_exl2.compare import verdict
+from lm_eval_exl2.compare.about import largest_first, notes_on, variant_of
 from lm_eval_exl2.compare.answers import Integers
 from lm_eval_exl2.compare.assess import Assessed, assess
 from lm_eval_exl2.compare.changed import Noise, count_flips, list_flips, measure_noise, write_flips
@@ -27,16 +27,15 @@ from lm_eval_exl2.compare.results import (
     Comparison,
     Flip,
     ScoreOnly,
-    Variant,
+    Step,
 )
 from lm_eval_exl2.compare.runs import Run
 from lm_eval_exl2.compare.samples import read_documents
 from lm_eval_exl2.compare.score_only import score_only
 from lm_eval_exl2.compare.scores import BINARY, kind_of
-from lm_eval_exl2.compare.settings import mixed_versions, size_of, unequal_settings
+from lm_eval_exl2.compare.settings import unequal_settings
 from lm_eval_exl2.compare.units import Library, Stratum, Unit, check_group, find_units, strata
-from lm_eval_exl2.errors import ComparisonError, RequestError, TaskLeftOutError, UnknownRuleError
-from lm_eval_exl2.tasks.quick import leaderboard, tiny_benchmarks
+from lm_eval_exl2.errors import ComparisonError, TaskLeftOutError, UnknownRuleError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +52,8 @@ class Choices:
     """Per unit and kind."""
     tasks: Sequence[str] = ()
     """Units to compare; all if empty."""
+    adjacent: bool = False
+    """Whether each candidate is also compared with the next larger one."""
 
 
 def compare_runs(
@@ -76,7 +77,7 @@ def compare_runs(
     library = _library(choices)
     units = _units(baseline, choices, library)
     measured = measure_noise(units, noise, library) if noise else {}
-    ordered = sorted(candidates, key=_bits, reverse=True)
+    ordered = largest_first(candidates)
     found: list[CandidateResult] = []
     stopped = ""
     for run in ordered:
@@ -87,16 +88,27 @@ def compare_runs(
         found.append(one)
     profile = choices.profile
     return Comparison(
-        baseline=_variant(baseline),
+        baseline=variant_of(baseline),
         candidates=found,
         profile=profile.name,
         drop=profile.drop,
         decide_by=profile.decide_by,
         accepts=profile.accepts,
         unequal_settings=[(row.name, row.values) for row in unequal_settings([baseline, *ordered])],
-        notes=[note for run in (baseline, *ordered) for note in _notes(run)],
+        notes=[note for run in (baseline, *ordered) for note in notes_on(run)],
         lm_eval_exl2_version=__version__,
+        steps=_steps(ordered, choices, library) if choices.adjacent else [],
     )
+
+
+def _steps(ordered: Sequence[Run], choices: Choices, library: Library) -> list[Step]:
+    quiet = replace(choices, shown_flips=0)
+    steps: list[Step] = []
+    for larger, smaller in pairwise(ordered):
+        units = _units(larger, quiet, library)
+        found = _compare(larger, smaller, units, quiet, library, {})
+        steps.append(Step(larger.label, smaller.label, found.average, found.verdict.state))
+    return steps
 
 
 def all_flips(baseline: Run, candidates: Sequence[Run], choices: Choices) -> Iterator[str]:
@@ -125,65 +137,6 @@ def _units(baseline: Run, choices: Choices, library: Library) -> list[Unit]:
         if name not in names:
             raise ComparisonError(f"{baseline.label} has no {name}, there are {', '.join(names)}")
     return [unit for unit in units if not choices.tasks or unit.name in choices.tasks]
-
-
-def _bits(run: Run) -> float:
-    bits = size_of(run).bits_per_weight
-    return -1.0 if bits is None else bits
-
-
-def _variant(run: Run) -> Variant:
-    size = size_of(run)
-    return Variant(
-        run.label,
-        str(run.folder),
-        list(run.settings),
-        size.bits_per_weight,
-        size.checkpoint_bytes,
-        size.parameters,
-    )
-
-
-def _notes(run: Run) -> list[str]:
-    mixed = [
-        f"{run.label}: its results files have different {row.name}: {', '.join(row.values)}"
-        for row in mixed_versions(run)
-    ]
-    limited = [name for name, task in run.tasks.items() if task.limited]
-    if limited:
-        mixed.append(f"{run.label}: run with --limit or --samples: {', '.join(limited)}")
-    return [
-        *mixed,
-        *_cut_short(run),
-        *_averages(run),
-        *filter(None, map(tiny_benchmarks.beside, run.tasks)),
-    ]
-
-
-def _cut_short(run: Run) -> list[str]:
-    """Answers that max_gen_toks ended, where the engine says so: they may lack their result."""
-    found: dict[str, int] = {}
-    for settings in run.settings.values():
-        config: dict[str, Any] = settings.get("config") or {}
-        found |= config.get("generations_at_limit") or {}
-    return [
-        f"{run.label}: {cut} answers of {task} ended at max_gen_toks, by no stop"
-        for task, cut in found.items()
-    ]
-
-
-def _averages(run: Run) -> list[str]:
-    """The first Open LLM Leaderboard's average, where all of its tasks were run."""
-    results = {name: task.results for name, task in run.tasks.items()}
-    found: list[str] = []
-    for name, counted in (
-        ("Open LLM Leaderboard v1", leaderboard.LEADERBOARD_V1),
-        ("Open LLM Leaderboard v1 (quick runs)", leaderboard.QUICK),
-    ):
-        with suppress(RequestError):  # a task is missing, so there is no such average
-            average = leaderboard.average(results, counted).average
-            found.append(f"{run.label}: average of {name}: {100 * average:.2f}")
-    return found
 
 
 def _compare(
@@ -232,7 +185,7 @@ def _compare(
     left_out |= {name: f"{name} was not run with {baseline.label}" for name in only_there}
     average = average_of(assessed)
     return CandidateResult(
-        _variant(run),
+        variant_of(run),
         [one.result for one in assessed],
         average,
         verdict_on(choices.profile, average, assessed, lacking),

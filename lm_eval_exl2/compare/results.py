@@ -223,6 +223,18 @@ class CandidateResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """A candidate against the next larger one."""
+
+    larger: str
+    """Labels."""
+    smaller: str
+    average: Average | None
+    state: str
+    """By the same profile."""
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """Everything a report shows."""
 
@@ -239,6 +251,8 @@ class Comparison:
     notes: list[str]
     lm_eval_exl2_version: str
     format: int = FORMAT
+    steps: list[Step] = field(default_factory=list[Step])
+    """From each candidate to the next smaller one, if that was asked for."""
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:

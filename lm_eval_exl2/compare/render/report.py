@@ -17,7 +17,7 @@ def build(comparison: Comparison) -> Report:
     ]
     return Report(
         lines=headline.lines(comparison),
-        overview=[*_settings(comparison), _matrix_section(comparison)],
+        overview=[*_settings(comparison), _matrix_section(comparison), *_steps(comparison)],
         details=details,
         method=method.section(comparison),
     )
@@ -44,6 +44,27 @@ def _matrix_section(comparison: Comparison) -> Section:
     if comparison.notes:
         blocks.append(Bullets(list(comparison.notes)))
     return Section("Decision matrix", blocks)
+
+
+def _steps(comparison: Comparison) -> list[Section]:
+    rows = [
+        [
+            each.larger,
+            each.smaller,
+            words.count(len(each.average.units)) if each.average else words.ABSENT,
+            words.drop(each.average and each.average.relative, "%"),
+            words.drop(each.average and each.average.absolute, "points"),
+            each.state,
+        ]
+        for each in comparison.steps
+    ]
+    if not rows:
+        return []
+    header = ["From", "To", "Tasks", "Average drop", "In points", "Verdict on the step"]
+    caption = "Each candidate against the next larger one, by the same profile."
+    return [
+        Section("Step by step", [Table(header, rows, caption, left=(0, 1, 5), states=5)]),
+    ]
 
 
 def matrix(comparison: Comparison) -> Table:
