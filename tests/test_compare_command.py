@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 from comparing import compare, pattern, runs
 from run_files import Task, rights, write_run
 
@@ -128,3 +129,20 @@ def test_two_runs_of_one_model_are_told_apart_by_their_folders(tmp_path, capsys)
 def test_a_comparison_is_plain_json(tmp_path):
     text = json.dumps(to_json(compare(*runs(tmp_path, (5, 1, 1, 3)))), allow_nan=False)
     assert json.loads(text)["format"] == 1
+
+
+def test_eval_results_are_of_one_full_benchmark_run(tmp_path, capsys):
+    before, after = pattern(1000, 119, 100, 100)
+    base, cand, other = (
+        write_run(tmp_path / name, [Task("gsm8k", rights(values, "exact_match"))], model=name)
+        for name, values in (("base", before), ("cand", after), ("other", after))
+    )
+    path = tmp_path / "results.yaml"
+    run(capsys, base, cand, "--eval-results", path)
+    (entry,) = yaml.safe_load(path.read_text())
+    assert entry["dataset"] == {"id": "openai/gsm8k", "task_id": "gsm8k"}
+    assert entry["value"] == pytest.approx(100 * 1100 / 1319, abs=0.005)
+    code, out, err = run(capsys, base, cand, other, "--eval-results", path)
+    assert (code, out, "name one by --gate" in err) == (2, "", True)
+    code, _, err = run(capsys, *runs(tmp_path, (9, 1, 0, 0)), "--eval-results", path)
+    assert (code, "no full run of a benchmark" in err) == (2, True)

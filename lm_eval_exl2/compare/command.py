@@ -8,11 +8,16 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lm_eval_exl2.compare import policy, primary
 from lm_eval_exl2.compare.results import Comparison, to_json
 from lm_eval_exl2.errors import ComparisonError, OptionError
 from lm_eval_exl2.files import write_whole
+
+if TYPE_CHECKING:
+    from lm_eval_exl2.compare.comparing import Choices
+    from lm_eval_exl2.compare.runs import Run
 
 _EXIT = """
 exit codes: 0 ship or acceptable with monitoring, 10 marginal, 11 do not ship, 12 inconclusive,
@@ -54,6 +59,12 @@ def _add_policy(group: argparse._ArgumentGroup) -> None:  # pyright: ignore[repo
 
 
 def _add_pairing(group: argparse._ArgumentGroup) -> None:  # pyright: ignore[reportPrivateUsage]
+    group.add_argument(
+        "--baseline-scores",
+        type=Path,
+        metavar="FILE",
+        help="published scores in place of BASELINE: task, metric, value (a share), n, source",
+    )
     group.add_argument("--tasks", metavar="A,B", help="only these tasks or groups")
     group.add_argument(
         "--primary",
@@ -87,6 +98,12 @@ def _add_pairing(group: argparse._ArgumentGroup) -> None:  # pyright: ignore[rep
 def _add_reports(group: argparse._ArgumentGroup) -> None:  # pyright: ignore[reportPrivateUsage]
     for name in ("json", "markdown", "html", "csv", "junit", "model-card"):
         group.add_argument(f"--{name}", type=Path, metavar="FILE")
+    group.add_argument(
+        "--eval-results",
+        type=Path,
+        metavar="FILE",
+        help="YAML for .eval_results/ of the candidate's hub repository (the only one, or --gate)",
+    )
     group.add_argument("--quiet", action="store_true", help="no report on the terminal")
 
 
@@ -100,12 +117,12 @@ def run(arguments: argparse.Namespace) -> int:
         failing = _failing(arguments.fail_on)
         comparison = _comparison(arguments)
         states = _gated(comparison, arguments.gate)
+        _report(comparison, arguments, failing)
     except (ComparisonError, OptionError) as error:
         usage = isinstance(error, OptionError)
         said = "error" if usage else policy.CANNOT_COMPARE
         sys.stderr.write(f"{said}: {' '.join(str(error).split())}\n")
         return _USAGE if usage else policy.EXIT_CODES[policy.CANNOT_COMPARE]
-    _report(comparison, arguments, failing)
     worst = max(
         states, key=lambda state: policy.WORST_LAST.index(state) if state in failing else -1
     )
@@ -117,15 +134,50 @@ def _comparison(arguments: argparse.Namespace) -> Comparison:
         from lm_eval_exl2.compare.render.from_json import read_comparison
 
         return read_comparison(arguments.from_json)
-    if arguments.baseline is None or not arguments.candidates:
+    choices = _choices(arguments)
+    folders = [each for each in (arguments.baseline, *arguments.candidates) if each is not None]
+    if arguments.baseline_scores is not None:
+        return _compare_with_published(folders, choices, arguments)
+    if len(folders) < 2:
         raise OptionError("expected BASELINE and at least one CANDIDATE, two result folders")
-    from lm_eval_exl2.compare.comparing import Choices, all_flips, compare_runs
+    from lm_eval_exl2.compare.comparing import all_flips, compare_runs
     from lm_eval_exl2.compare.runs import read_run
+
+    baseline, *candidates = _runs(folders, arguments.run)
+    noise = None
+    if arguments.noise:
+        first, second = (read_run(folder) for folder in arguments.noise)
+        noise = first, second
+    found = compare_runs(baseline, candidates, choices, noise=noise)
+    if arguments.flips_file is not None:
+        lines = all_flips(baseline, candidates, choices)
+        write_whole(arguments.flips_file, "".join(f"{line}\n" for line in lines))
+    return found
+
+
+def _compare_with_published(
+    folders: Sequence[Path], choices: Choices, arguments: argparse.Namespace
+) -> Comparison:
+    if not folders:
+        raise OptionError("expected at least one CANDIDATE, a result folder")
+    for name in ("noise", "flips_file", "adjacent"):
+        if getattr(arguments, name):
+            raise OptionError(f"--{name.replace('_', '-')} needs a BASELINE with samples")
+    from lm_eval_exl2.compare.published import read_published
+    from lm_eval_exl2.compare.unpaired import compare_with_published
+
+    path = arguments.baseline_scores
+    runs = _runs(folders, arguments.run)
+    return compare_with_published(path, read_published(path), runs, choices)
+
+
+def _choices(arguments: argparse.Namespace) -> Choices:
+    from lm_eval_exl2.compare.comparing import Choices
 
     profile = policy.read_profile(
         arguments.profile, arguments.policy, drop=arguments.drop, decide_by=arguments.decide_by
     )
-    choices = Choices(
+    return Choices(
         table=_table(arguments.primary),
         profile=profile,
         by_document=arguments.pair == "doc",
@@ -135,21 +187,12 @@ def _comparison(arguments: argparse.Namespace) -> Comparison:
         tasks=arguments.tasks.split(",") if arguments.tasks else (),
         adjacent=arguments.adjacent,
     )
-    labels = _labels([arguments.baseline, *arguments.candidates])
-    baseline, *candidates = (
-        read_run(folder, label=label, time=arguments.run) for folder, label in labels
-    )
-    noise = None
-    if arguments.noise:
-        first, second = (read_run(folder) for folder in arguments.noise)
-        noise = first, second
-    found = compare_runs(baseline, candidates, choices, noise=noise)
-    if arguments.flips_file is not None:
-        write_whole(
-            arguments.flips_file,
-            "".join(f"{line}\n" for line in all_flips(baseline, candidates, choices)),
-        )
-    return found
+
+
+def _runs(folders: Sequence[Path], time: str | None) -> list[Run]:
+    from lm_eval_exl2.compare.runs import read_run
+
+    return [read_run(folder, label=label, time=time) for folder, label in _labels(folders)]
 
 
 def _labels(folders: Sequence[Path]) -> list[tuple[Path, str | None]]:
@@ -197,6 +240,23 @@ def _gated(comparison: Comparison, gate: str | None) -> list[str]:
     return found
 
 
+def _eval_results(comparison: Comparison, gate: str | None) -> str:
+    from lm_eval_exl2.compare.render import model_card
+
+    chosen = [each for each in comparison.candidates if gate in (None, each.variant.label)]
+    if len(chosen) != 1:
+        raise OptionError(
+            f"--eval-results is of one candidate; found {len(chosen)}, name one by --gate"
+        )
+    text = model_card.eval_results(chosen[0])
+    if not text:
+        known = ", ".join(model_card.REGISTERED)
+        raise OptionError(
+            f"--eval-results: no full run of a benchmark that the hub lists ({known})"
+        )
+    return text
+
+
 def _report(comparison: Comparison, arguments: argparse.Namespace, failing: frozenset[str]) -> None:
     from lm_eval_exl2.compare.render import junit, markdown, model_card, page, table, terminal
 
@@ -207,11 +267,12 @@ def _report(comparison: Comparison, arguments: argparse.Namespace, failing: froz
         "csv": lambda: table.to_csv(comparison),
         "junit": lambda: junit.to_junit(comparison, failing),
         "model_card": lambda: model_card.to_card(comparison),
+        "eval_results": lambda: _eval_results(comparison, arguments.gate),
     }
-    for name, write in writers.items():
-        path: Path | None = getattr(arguments, name)
-        if path is not None:
-            write_whole(path, write())
+    asked: dict[str, Path | None] = {name: getattr(arguments, name) for name in writers}
+    texts = [(path, writers[name]()) for name, path in asked.items() if path is not None]
+    for path, text in texts:
+        write_whole(path, text)
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         with Path(summary).open("a", encoding="utf-8") as file:
             file.write(markdown.step_summary(comparison))

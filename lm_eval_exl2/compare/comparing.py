@@ -74,7 +74,7 @@ def compare_runs(
     Raises:
         ComparisonError: Nothing can be compared, or files contradict each other.
     """
-    library = _library(choices)
+    library = library_of(choices)
     units = _units(baseline, choices, library)
     measured = measure_noise(units, noise, library) if noise else {}
     ordered = largest_first(candidates)
@@ -113,7 +113,7 @@ def _steps(ordered: Sequence[Run], choices: Choices, library: Library) -> list[S
 
 def all_flips(baseline: Run, candidates: Sequence[Run], choices: Choices) -> Iterator[str]:
     """Every answer that changed, as lines of JSON with the candidate's label."""
-    library = _library(choices)
+    library = library_of(choices)
     for run in candidates:
         for unit in _units(baseline, choices, library):
             try:
@@ -124,7 +124,8 @@ def all_flips(baseline: Run, candidates: Sequence[Run], choices: Choices) -> Ite
                 yield from write_flips(run.label, unit, parts)
 
 
-def _library(choices: Choices) -> Library:
+def library_of(choices: Choices) -> Library:
+    """An empty library that looks for the clusters asked for."""
     if choices.cluster is None:
         return Library()
     return Library((choices.cluster,) if choices.cluster else ())

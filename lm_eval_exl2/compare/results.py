@@ -95,7 +95,7 @@ class UnitResult:
     metric: str
     filter: str
     kind: str
-    """"binary", "graded" (values between), or "perplexity"."""
+    """"binary", "graded" (values between), "corpus" (BLEU, F1), "perplexity" or "unpaired"."""
     rule: str
     """"mean", "micro" or "macro"."""
     higher_is_better: bool

@@ -15,6 +15,7 @@ fraction. L and U of a verdict are the bounds at `alpha=.05`, one-sided 5 % each
 | a function of sums, such as BLEU | `corpus_drop` |
 | perplexities | `perplexity_ratio`; windows of one text: `sum_of_windows` |
 | a rate that may be tiny | `clopper_pearson_interval` |
+| a published score, no pairs | `unpaired_drop`, `unpaired_moments` |
 | several p-values | `holm` |
 | enough documents? | `certification_power`, `documents_needed`, `documents_to_settle` |
 
@@ -52,6 +53,7 @@ from lm_eval_exl2.compare.statistics.score import (
     equivalence_p,
     score_test,
 )
+from lm_eval_exl2.compare.statistics.unpaired import unpaired_drop, unpaired_moments
 from lm_eval_exl2.compare.statistics.values import MeanDrop, mean_drop
 
 __all__ = [
@@ -83,6 +85,8 @@ __all__ = [
     "score_test",
     "stratified_counts",
     "sum_of_windows",
+    "unpaired_drop",
+    "unpaired_moments",
     "wider",
     "wilson_interval",
 ]
