@@ -136,6 +136,8 @@ def test_graded_scores_get_t_and_no_flips(tmp_path):
     assert unit.difference.estimate == pytest.approx(-0.05)
     assert unit.difference.lower <= -0.05 - half + 1e-6
     assert unit.difference.upper >= -0.05 + half - 1e-6
+    # The baseline alone: mean .65, sd .2081666.
+    assert unit.baseline.lower == pytest.approx(0.65 - 3.182446 * 0.2081666 / 2, abs=1e-6)
 
 
 def test_tasks_at_chance_or_near_zero_are_left_out_by_name(tmp_path):
@@ -177,6 +179,7 @@ def test_lower_is_better_turns_the_drop_around(tmp_path):
     ]
     (unit,) = compare(*folders).candidates[0].units
     assert unit.absolute.estimate == pytest.approx(25)
+    assert unit.absolute.lower < 25 < unit.absolute.upper
     assert unit.left_out == "lower is better"
 
 
@@ -240,6 +243,8 @@ def test_documents_of_one_passage_count_as_one_cluster(tmp_path):
     assert together.design_effect == pytest.approx(5, rel=0.1)
     assert together.absolute.upper > alone.absolute.upper
     assert together.absolute.lower <= alone.absolute.lower
+    assert together.relative.upper > alone.relative.upper
+    assert together.difference.lower < alone.difference.lower
     with pytest.raises(ComparisonError, match="no field 'text' in passage, number"):
         compare(*folders, cluster="text")
 
@@ -327,6 +332,16 @@ def test_perplexities_have_95_percent_intervals_of_the_paired_log_ratio(tmp_path
     assert math.log(unit.difference.upper) == pytest.approx(steps.mean() + half)
 
 
+def test_perplexities_are_divided_by_each_runs_own_counts(tmp_path):
+    folders = []
+    for name, loss, words in (("base", 6.0, 3), ("cand", 8.0, 4)):
+        rows = [{"metrics": {"word_perplexity": [-loss, words]}} for _ in range(5)]
+        task = Task("wikitext", rows, scores={"word_perplexity": math.exp(loss / words)},
+                    higher={"word_perplexity": False})  # fmt: skip
+        folders.append(write_run(tmp_path / name, [task, Task("t", rights([1] * 9))], model=name))
+    assert compare(*folders).candidates[0].units[0].difference.estimate == pytest.approx(1)
+
+
 def test_windows_of_one_text_are_compared_as_neighbours(tmp_path):
     random = np.random.default_rng(4)
     losses = random.normal(1500, 100, (2, 80))
@@ -406,6 +421,8 @@ def test_scores_on_another_scale_are_no_part_of_the_average(tmp_path):
     folder = write_run(tmp_path, tasks)
     found = compare(folder, folder)
     assert found.candidates[0].average.units == ["t"]
+    (other, _) = found.candidates[0].units
+    assert (other.difference.lower, other.absolute) == (None, None)  # no points, no zero events
     said = found.candidates[0].average.left_out["bleu_task"]
     assert said == "its values are not between 0 and 1"
     json.dumps(to_json(found), allow_nan=False)  # equal values bound nothing there

@@ -293,6 +293,11 @@ def test_a_function_as_metric_has_the_aggregation_that_its_only_line_names(tmp_p
         recompute(task, samples, "pass@1", "none", must_agree=False)
 
 
+def test_a_score_by_another_rule_than_the_declared_one_is_refused(tmp_path):
+    with pytest.raises(ComparisonError, match="its samples give -2"):
+        scored(tmp_path, [-1.0, -3.0], math.exp(2), aggregation="mean")
+
+
 def test_scores_that_are_no_numbers_are_refused(tmp_path):
     for at, score in enumerate((float("nan"), "N/A")):
         with pytest.raises(ComparisonError, match="not a score") as caught:
@@ -410,6 +415,33 @@ def test_documents_without_a_value_on_either_side_are_not_compared(tmp_path):
     (unit,) = find_units(first, read_table(), library)
     (only,) = strata(unit, first, second, library)
     assert (only.baseline.tolist(), only.candidate.tolist()) == ([1, 0, 1], [0, 0, 1])
+
+
+def test_documents_keep_their_values_whatever_the_order_and_whoever_lacks_one(tmp_path):
+    def run(name, values):
+        rows = [
+            {"metrics": {"acc": value}, "doc": {"number": number}, "question": str(number)}
+            for number, value in values.items()
+        ]
+        known = [value for value in values.values() if value is not None]
+        task = Task("t", rows, scores={"acc": sum(known) / len(known)})
+        return read_run(write_run(tmp_path / name, [task]))
+
+    first = run("a", {0: 0.0, 1: 0.1, 2: None, 3: 0.3, 4: 0.4})
+    second = run("b", {4: 0.94, 2: 0.92, 3: None, 1: 0.91, 0: 0.90})
+    library = Library()
+    (unit,) = find_units(first, read_table(), library)
+    (only,) = strata(unit, first, second, library)
+    assert only.baseline.tolist() == [0.0, 0.1, 0.4]
+    assert only.candidate.tolist() == [0.90, 0.91, 0.94]
+
+
+def test_a_task_in_two_groups_counts_once(tmp_path):
+    tasks = [Task("a", rights([1, 0])), Task("b", rights([1, 1]))]
+    groups = {"first": ["a", "b"], "second": ["b"]}
+    scores = {"first": {"acc,none": 0.75}, "second": {"acc,none": 1.0}}
+    run = read_run(write_run(tmp_path, tasks, groups=groups, group_results=scores))
+    assert [unit.name for unit in find_units(run, read_table(), Library())] == ["first"]
 
 
 def test_a_run_without_samples_says_what_to_do(tmp_path):

@@ -65,7 +65,7 @@ def compare_scores(
         if effect > 1:
             statistic = robust  # which averages and tests then use
     relative = None
-    if drop.relative is not None and unit.higher_is_better:
+    if drop.relative is not None:
         relative = scaled(statistic.drop / statistic.baseline, drop.relative, 100, drop.method)
     return Scores(
         _single(kind, statistic.baseline, before),
