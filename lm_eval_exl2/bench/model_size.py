@@ -1,10 +1,10 @@
 """A checkpoint's headers -> the bytes and operations that a token costs. Reads no weight.
 
-Counted for one decoding step of a batch: the bytes of every weight once (of an embedding one row
-per sequence, unless the head is the embedding), the keys and values of each sequence once. For a prompt: two operations per weight
-of a linear layer and token, the head for the last token only, and attention over the tokens
-before. Not counted: activations, norms, softmax, and windows that let a layer see less. Experts of
-a mixture count as often as uniform routing would choose them.
+Counted for one decoding step of a batch: the bytes of every weight once (of an embedding that is
+not the head as well, one row per sequence), the keys and values of each sequence once. For a
+prompt: two operations per weight of a linear layer and token, the head for the last token only,
+and attention over the tokens before. Not counted: activations, norms, softmax, and windows that
+let a layer see less. Experts of a mixture count as often as uniform routing would choose them.
 """
 
 from __future__ import annotations
