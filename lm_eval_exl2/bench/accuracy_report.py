@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from lm_eval_exl2.bench.accuracy import Accuracy
 from lm_eval_exl2.bench.agreement import Agreement
 from lm_eval_exl2.bench.gate import Demand, Gate
+
+_GATE_METHOD: Final = (
+    "MLPerf's arithmetic on this run, not an MLPerf result. ROUGE is the mean F-measure times 100, "
+    "with stemmer. The interval, a bootstrap over documents, decides nothing."
+)
+_AGREEMENT_METHOD: Final = (
+    "How alike the two runs' answers are, the baseline's as reference: it says nothing of quality "
+    "and has no part in an mlperf profile. Each ROUGE must be above 99."
+)
 
 
 def to_markdown(found: Accuracy) -> str:
@@ -18,15 +28,14 @@ def _heading(found: Accuracy) -> Iterator[str]:
     against = f" against {found.baseline}" if found.baseline else ""
     yield f"# Accuracy of {found.candidate}{against}"
     yield ""
-    yield f"Tasks: {', '.join(found.tasks)}; {found.gate.documents:,} documents with references."
+    yield f"Tasks: {', '.join(found.tasks)}; {found.gate.documents:,} documents."
     yield ""
 
 
 def _gate(gate: Gate) -> Iterator[str]:
     yield f"## {gate.profile}, rule {gate.rule}: {gate.state}"
     yield ""
-    yield f"{_sentence(gate.explanation)} This is MLPerf's arithmetic on your run, not an MLPerf"
-    yield "result."
+    yield f"Why: {gate.explanation}."
     yield ""
     if not gate.demands:
         return
@@ -36,8 +45,7 @@ def _gate(gate: Gate) -> Iterator[str]:
         [_demand_row(each) for each in gate.demands],
     )
     yield ""
-    yield "The interval (bootstrap over documents, both runs' values drawn together) decides"
-    yield "nothing. ROUGE is the mean F-measure times 100, with stemmer."
+    yield _GATE_METHOD
     yield ""
 
 
@@ -65,35 +73,32 @@ def _agreement(found: Accuracy) -> Iterator[str]:
         return
     yield f"## {agreement.profile}: {agreement.state}"
     yield ""
-    yield f"{_sentence(agreement.explanation)} How alike the two runs' answers are, with the"
-    yield "baseline's as reference: it says nothing of quality and decides no mlperf profile."
+    yield f"Why: {agreement.explanation}."
     yield ""
-    yield from _table(["candidate's answers against the baseline's", ""], _rows(agreement))
+    yield from _table(["candidate against baseline", "", "95 %"], list(_agreement_rows(agreement)))
     yield ""
-
-
-def _rows(agreement: Agreement) -> Iterator[list[str]]:
-    for each in agreement.rouge:
-        bounds = "no bounds from one document"
-        if each.lower is not None and each.upper is not None:
-            bounds = f"one-sided 95 % bounds {each.lower:.2f} and {each.upper:.2f}"
-        yield [each.kind, f"{each.score:.4f} ({bounds})"]
-    bleu = agreement.bleu
-    yield ["BLEU", f"{bleu.score:.2f} (brevity penalty {bleu.brevity_penalty:.4f})"]
-    share, lower, upper = (100 * each for each in agreement.identical_share)
-    yield [
-        "identical answers",
-        f"{agreement.identical:,} of {agreement.documents:,}, {share:.1f} % "
-        f"({lower:.1f} to {upper:.1f})",
-    ]
     if agreement.divergence is not None:
         one = agreement.divergence
-        yield [
-            f"{one.unit} before the first difference",
-            f"median {one.median:g}, a quarter below {one.first_quartile:g} "
-            f"({one.answers:,} answers that differ)",
-        ]
-    yield ["counted by", f"rouge-score with stemmer; sacrebleu {bleu.signature}"]
+        yield (
+            f"Of the {one.answers:,} answers that differ, half share at most {one.median:g} "
+            f"{one.unit} from their start, a quarter at most {one.first_quartile:g}."
+        )
+        yield ""
+    yield f"{_AGREEMENT_METHOD} BLEU is sacrebleu's `{agreement.bleu.signature}`."
+    yield ""
+
+
+def _agreement_rows(agreement: Agreement) -> Iterator[list[str]]:
+    for each in agreement.rouge:
+        bounds = "-"
+        if each.lower is not None and each.upper is not None:
+            bounds = f"{each.lower:.2f}, {each.upper:.2f} one-sided"
+        yield [each.kind, f"{each.score:.4f}", bounds]
+    bleu = agreement.bleu
+    yield [f"BLEU, brevity penalty {bleu.brevity_penalty:.4f}", f"{bleu.score:.4f}", "-"]
+    share, lower, upper = (100 * each for each in agreement.identical_share)
+    name = f"identical, %: {agreement.identical:,} of {agreement.documents:,}"
+    yield [name, f"{share:.2f}", f"{lower:.2f} to {upper:.2f}"]
 
 
 def _notes(found: Accuracy) -> Iterator[str]:
@@ -104,11 +109,7 @@ def _notes(found: Accuracy) -> Iterator[str]:
         yield ""
 
 
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
-
-
-def _table(header: Sequence[str], rows: Iterator[list[str]] | list[list[str]]) -> Iterator[str]:
+def _table(header: Sequence[str], rows: Sequence[list[str]]) -> Iterator[str]:
     """Rows of equal width; names to the left, numbers to the right."""
     cells = [list(header), *rows]
     widths = [max(len(row[at]) for row in cells) for at in range(len(header))]

@@ -207,7 +207,10 @@ def _decide(demands: Sequence[Demand], not_settled: Sequence[str]) -> tuple[str,
 
 
 def _say(demand: Demand) -> str:
-    limits = f"at least {100 * demand.at_least:g} %"
-    if demand.at_most is not None:
-        limits = f"{100 * demand.at_least:g} to {100 * demand.at_most:g} %"
-    return f"{demand.name} is {100 * demand.ratio:.4g} % of the baseline's, demanded: {limits}"
+    limits = [("at least", demand.at_least), ("at most", demand.at_most)]
+    demanded = " and ".join(
+        f"{word} {share * demand.baseline:.6g} ({100 * share:g} %)"
+        for word, share in limits
+        if share is not None
+    )
+    return f"{demand.name}: found {demand.candidate:.6g}, demanded {demanded}"
