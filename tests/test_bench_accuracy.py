@@ -1,14 +1,19 @@
 """`lm-eval-exl2 bench-accuracy`: from result folders to exit codes and reports."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import nltk
 import pytest
 from answer_runs import GENERATIVE, bench, row, write_answers, write_rows
 from run_files import Task, write_run
 from tokenizers import Tokenizer
 
 import lm_eval_exl2
+from lm_eval_exl2.bench.accuracy import Choices, measure_accuracy
+from lm_eval_exl2.bench.rules import read_rules
+from lm_eval_exl2.compare.runs import read_run
 
 DEMO = Path(lm_eval_exl2.__file__).parent / "demo" / "checkpoints" / "fp16"
 REFERENCES = [f"the {each} lay in the old mill by the river" for each in ("key", "cup", "map")]
@@ -164,6 +169,30 @@ def test_a_published_rule_needs_no_baseline(tmp_path, capsys, base):
     assert bench(capsys, base)[0] == 2  # rule own
 
 
+def test_a_short_baseline_does_not_shorten_what_published_scores_judge(tmp_path, capsys, base):
+    few = write_answers(tmp_path / "few", GOOD[:1], REFERENCES[:1])
+    words = [few, base, "--rule", "llama2-70b", "--tokenizer", DEMO]
+    _, out, _ = bench(capsys, *words)
+    assert "this run has 3" in out
+    assert "agreement-99: inconclusive" in out
+    assert "used for the agreement alone" in out
+
+
+def test_a_rule_by_sentences_counts_them_in_rouge_lsum_and_in_characters(tmp_path, monkeypatch):
+    monkeypatch.setattr(nltk, "sent_tokenize", lambda text: text.split("  "))
+    # Sentences of the answer alone tell in the first, those of the reference in the second.
+    texts = [" the dog slept  a fox ran ", "the dog slept a fox ran"]
+    references = ["a fox ran the dog slept", "a fox ran  the dog slept"]
+    folder = write_answers(tmp_path / "cand", texts, references)
+    rule = replace(read_rules()["llama3.1-8b"], documents=2, length_documents=2)
+    found = measure_accuracy(read_run(folder), None, Choices(rule=rule)).gate
+    scores = {each.name: each.candidate for each in found.demands}
+    # As one text half of it is in order; sentence by sentence all of it. 13 + 9 characters and a
+    # line end.
+    assert (scores["rougeL"], scores["rougeLsum"]) == (50.0, 100.0)
+    assert scores["characters per answer"] == 23
+
+
 def test_tokens_are_the_tokenizers_and_text_stays_text(tmp_path, capsys, base):
     cand = write_answers(tmp_path / "cand", [GOOD[0][:-1], *GOOD[1:]], REFERENCES)
     run(tmp_path, capsys, base, cand, "--tokenizer", DEMO)
@@ -183,7 +212,7 @@ def test_other_tasks_count_for_the_length_alone(tmp_path, capsys):
     def folder(name, answer):
         tasks = [
             Task("notes", [row("q", GOOD[0], REFERENCES[0])], config=GENERATIVE),
-            Task("sums", [row("1 + 1", answer, "2")], config=GENERATIVE),
+            Task("sums", [row("1 + 1", answer, ["2", "two"])], config=GENERATIVE),
             Task("quiz", [{"metrics": {"acc": 1.0}}]),
         ]
         return write_run(tmp_path / name, tasks)

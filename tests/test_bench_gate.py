@@ -89,11 +89,21 @@ def test_only_a_rule_with_an_upper_limit_minds_longer_answers():
         assert state(run, rule=rule).state == answer, length
 
 
+def test_exactly_90_and_110_percent_of_the_length_are_inside():
+    rule = replace(small("llama2-70b"), length=F(100))
+    for length, expected in ((90, "ship"), (110, "ship"), (110.01, "do not ship")):
+        run = measured(50.0, 30.0, 30.0, length=length, documents=100)
+        assert state(run, rule=rule).state == expected
+
+
 PUBLISHED = {
     "llama2-70b": (44.4312, 22.0352, 28.6162),
     "llama3.1-8b": (38.7792, 15.9075, 24.4957, 35.793),
     "mixtral-8x7b": (45.5989, 23.3526, 30.4608),
 }
+
+
+LENGTHS = {"llama2-70b": 294.45, "llama3.1-8b": 8167644 / 13368, "mixtral-8x7b": 144.84}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -102,6 +112,7 @@ def test_published_scores_stand_for_the_baseline(name):
     length = round(float(rule.length))
     found = state(measured(*scores, length=length, kinds=rule.kinds, documents=100), rule=rule)
     assert found.is_published
+    assert found.demands[-1].baseline == pytest.approx(LENGTHS[name])
     assert all(each.holds for each in found.demands)
     assert [each.baseline for each in found.demands[:-1]] == list(scores)
     lower = [0.98999 * each for each in scores]
@@ -168,6 +179,15 @@ def test_the_interval_decides_nothing():
     found = state(Measured(shuffled, lengths), Measured(rouge, lengths))
     assert found.state == "ship"
     assert found.demands[0].interval.lower < 0.9
+
+
+def test_documents_that_are_hard_for_both_runs_widen_no_interval():
+    spread = np.array([1.0, 99.0] * 5)
+    run = Measured(dict.fromkeys(OWN.kinds, spread), np.arange(1, 11))
+    assert [each.interval for each in state(run, run).demands] == [(1.0, 1.0)] * 4
+    published = replace(small("llama2-70b"), documents=10, length_documents=10)
+    low, high = state(run, rule=published).demands[0].interval
+    assert high - low > 0.5  # the candidate alone
 
 
 def test_the_interval_is_that_of_all_resamples():

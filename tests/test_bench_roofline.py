@@ -91,10 +91,16 @@ def test_a_tied_head_reads_the_embedding_whole(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["GPT2LMHeadModel", "CohereForCausalLM", "Phi3ForCausalLM", "Gemma2ForCausalLM"]
+    ("name", "more"),
+    [
+        ("GPT2LMHeadModel", {}),
+        ("CohereForCausalLM", {"use_qk_norm": True}),  # its norms are matrices, too
+        ("Phi3ForCausalLM", {}),
+        ("Gemma2ForCausalLM", {}),
+    ],
 )
-def test_every_layout_has_the_weights_of_transformers_linear_layers(tmp_path, name):
-    model = save_model(tmp_path, name)
+def test_every_layout_has_the_weights_of_transformers_linear_layers(tmp_path, name, more):
+    model = save_model(tmp_path, name, **more)
     linears = {
         path: module.weight.numel()
         for path, module in model.named_modules()

@@ -87,26 +87,41 @@ def measure_accuracy(candidate: Run, baseline: Run | None, choices: Choices) -> 
         )
     runs = [candidate] if baseline is None else [candidate, baseline]
     tasks = list(choices.tasks) or [find_task(runs)]
-    read = [
-        read_answers(
-            task,
-            candidate,
-            baseline,
-            reference=choices.reference if task == tasks[0] else None,
-            by_document=choices.by_document,
-        )
-        for task in tasks
-    ]
-    open_ = [] if choices.accept_limited else list(chain(*(each.not_settled for each in read)))
+    read = _read(tasks, candidate, baseline, choices)
+    # What a baseline lacks must not shorten a run that published scores judge.
+    judged = _read(tasks, candidate, None, choices) if rule.is_published and baseline else read
     return Accuracy(
         baseline=None if baseline is None else baseline.label,
         candidate=candidate.label,
         tasks=tasks,
         unit=unit,
-        gate=_gate(read, choices, unit, open_),
-        agreement=_agreement(read[0], choices, open_),
+        gate=_gate(judged, choices, unit),
+        agreement=_agreement(read[0], choices),
         notes=_notes(read[0], rule),
     )
+
+
+def _read(
+    tasks: Sequence[str], candidate: Run, baseline: Run | None, choices: Choices
+) -> list[Answers]:
+    return [
+        read_answers(
+            task,
+            candidate,
+            baseline,
+            reference=choices.reference,
+            by_document=choices.by_document,
+            with_references=not number,
+        )
+        for number, task in enumerate(tasks)
+    ]
+
+
+def _open(read: Sequence[Answers], choices: Choices) -> list[str]:
+    """Why these answers certify nothing."""
+    if choices.accept_limited:
+        return []
+    return list(dict.fromkeys(chain(*(each.not_settled for each in read))))
 
 
 def _unit(choices: Choices) -> str:
@@ -118,7 +133,7 @@ def _unit(choices: Choices) -> str:
     return rule.unit or (CHARACTERS if choices.tokenize is None else TOKENS)
 
 
-def _gate(read: Sequence[Answers], choices: Choices, unit: str, not_settled: Sequence[str]) -> Gate:
+def _gate(read: Sequence[Answers], choices: Choices, unit: str) -> Gate:
     first, rule = read[0], choices.rule
     lacking = sum(not each for each in first.references)
     if lacking:
@@ -129,10 +144,12 @@ def _gate(read: Sequence[Answers], choices: Choices, unit: str, not_settled: Seq
         read = [first, *map(_in_sentences, read[1:])]
     candidate = _measure(first, first.candidate, [each.candidate for each in read], choices, unit)
     baseline = None
-    if first.baseline is not None and not rule.is_published:
+    if first.baseline is not None:
         texts = [each.baseline or [] for each in read]
         baseline = _measure(first, first.baseline, texts, choices, unit)
-    return judge(rule, choices.ratio, candidate, baseline, unit=unit, not_settled=not_settled)
+    return judge(
+        rule, choices.ratio, candidate, baseline, unit=unit, not_settled=_open(read, choices)
+    )
 
 
 def _in_sentences(answers: Answers) -> Answers:
@@ -161,7 +178,7 @@ def _measure(
     return Measured(scores, np.array(lengths, np.int64))
 
 
-def _agreement(answers: Answers, choices: Choices, not_settled: Sequence[str]) -> Agreement | None:
+def _agreement(answers: Answers, choices: Choices) -> Agreement | None:
     if answers.baseline is None:
         return None
     pieces = None
@@ -172,7 +189,7 @@ def _agreement(answers: Answers, choices: Choices, not_settled: Sequence[str]) -
         answers.candidate,
         unit=CHARACTERS if pieces is None else TOKENS,
         pieces=pieces,
-        not_settled="; ".join(not_settled),
+        not_settled="; ".join(_open([answers], choices)),
     )
 
 

@@ -11,7 +11,9 @@ from lm_eval_exl2.bench.gate import Demand, Gate
 
 _GATE_METHOD: Final = (
     "MLPerf's arithmetic on this run, not an MLPerf result. ROUGE is the mean F-measure times 100, "
-    "with stemmer. The interval, a bootstrap over documents, decides nothing."
+    "with stemmer. Tokens are those of the text tokenized again, without special ones; characters "
+    "those between its first and last visible one. The interval, a bootstrap over documents, "
+    "decides nothing."
 )
 _AGREEMENT_METHOD: Final = (
     "How alike the two runs' answers are, the baseline's as reference: it says nothing of quality "

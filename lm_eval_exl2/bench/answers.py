@@ -59,6 +59,7 @@ def read_answers(
     *,
     reference: str | None = None,
     by_document: bool = False,
+    with_references: bool = True,
 ) -> Answers:
     """Read and pair a task's answers.
 
@@ -69,6 +70,7 @@ def read_answers(
         reference: The field of the documents that holds the reference text, or a list of several;
             by default the task's target.
         by_document: Accept prompts that differ.
+        with_references: Whether there must be any; without, `references` is empty.
 
     Raises:
         ComparisonError: A run lacks the task or its samples, documents cannot be paired, or a
@@ -78,8 +80,8 @@ def read_answers(
     side = _Side(candidate, task)
     if baseline is None:
         records = side.records(side.samples.offsets.tolist())
-        references = [_references(each, reference, task) for each in records]
         answers = [_answer(each, task) for each in records]
+        references = [_references(each, reference, task) for each in records if with_references]
         return Answers(task, references, answers, None, side.not_settled(records))
     other = _Side(baseline, task)
     paired = pair(task, other.samples, side.samples, by_document=by_document)
@@ -88,7 +90,7 @@ def read_answers(
     open_ = [*side.not_settled(ours), *other.not_settled(theirs), *_partial(paired)]
     return Answers(
         task,
-        [_references(each, reference, task) for each in theirs],
+        [_references(each, reference, task) for each in theirs if with_references],
         [_answer(each, task) for each in ours],
         [_answer(each, task) for each in theirs],
         open_,
