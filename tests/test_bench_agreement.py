@@ -91,7 +91,7 @@ def test_divergence_counts_tokens_where_there_are_tokens():
     assert (found.unit, found.answers, found.median) == ("tokens", 1, 2)
 
 
-def test_one_document_has_a_score_without_bounds():
+def test_one_document_bounds_nothing():
     found = compare(["a b c"], ["a b d"])
     assert [(each.lower, each.upper) for each in found.rouge] == [(0.0, 100.0)] * 3
     assert found.state == "inconclusive"

@@ -17,7 +17,7 @@ import numpy as np
 from lm_eval_exl2 import __version__
 from lm_eval_exl2.bench.agreement import Agreement, compare_answers
 from lm_eval_exl2.bench.answers import Answers, find_task, read_answers
-from lm_eval_exl2.bench.gate import Gate, Measured, judge, without
+from lm_eval_exl2.bench.gate import Gate, Measured, cannot_judge, judge
 from lm_eval_exl2.bench.rouge import BY_SENTENCE, by_sentence, has_words, rouge_by_document
 from lm_eval_exl2.bench.rules import CHARACTERS, TOKENS, Rule
 from lm_eval_exl2.compare.runs import Run
@@ -138,7 +138,7 @@ def _gate(read: Sequence[Answers], choices: Choices, unit: str) -> Gate:
     lacking = sum(not each for each in first.references)
     if lacking:
         reason = f"{lacking:,} of {len(first.references):,} documents have no reference text"
-        return without(rule, choices.ratio, reason, documents=len(first.references))
+        return cannot_judge(rule, choices.ratio, reason, documents=len(first.references))
     if BY_SENTENCE in rule.kinds:
         first = _in_sentences(first)
         read = [first, *map(_in_sentences, read[1:])]

@@ -92,9 +92,7 @@ def _agreement(found: Accuracy) -> Iterator[str]:
 
 def _agreement_rows(agreement: Agreement) -> Iterator[list[str]]:
     for each in agreement.rouge:
-        bounds = "-"
-        if each.lower is not None and each.upper is not None:
-            bounds = f"{each.lower:.2f}, {each.upper:.2f} one-sided"
+        bounds = f"{each.lower:.2f}, {each.upper:.2f} one-sided"
         yield [each.kind, f"{each.score:.4f}", bounds]
     bleu = agreement.bleu
     yield [f"BLEU, brevity penalty {bleu.brevity_penalty:.4f}", f"{bleu.score:.4f}", "-"]

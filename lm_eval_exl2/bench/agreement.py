@@ -40,9 +40,9 @@ class Similarity:
     kind: str
     score: float
     """0 to 100."""
-    lower: float | None
-    """One-sided 95 % bounds; None for a single document."""
-    upper: float | None
+    lower: float
+    """One-sided 95 % bounds, of compare's statistics."""
+    upper: float
     method: str
 
 
@@ -141,16 +141,18 @@ def _rouge(
 def _similarity(kind: str, scores: Floats) -> Similarity:
     """The mean with compare's bounds, as the drop from an answer's agreement with itself."""
     found = mean_drop(np.full(len(scores), 100.0), scores, span=100.0)
-    lower, upper = (
-        min(max(100.0 - each, 0.0), 100.0) if np.isfinite(each) else None
-        for each in reversed(found.bounds)
-    )
+    lower, upper = (float(np.clip(100.0 - each, 0.0, 100.0)) for each in reversed(found.bounds))
     return Similarity(kind, float(scores.mean()), lower, upper, found.method)
 
 
 def _drop(found: Similarity, not_settled: str) -> Drop:
-    lower, upper = (None if each is None else 100 - each for each in (found.upper, found.lower))
-    return Drop(100 - found.score, lower, upper, name=found.kind, reason_not_settled=not_settled)
+    return Drop(
+        100 - found.score,
+        100 - found.upper,
+        100 - found.lower,
+        name=found.kind,
+        reason_not_settled=not_settled,
+    )
 
 
 def _bleu(baseline: Sequence[str], candidate: Sequence[str]) -> Bleu:

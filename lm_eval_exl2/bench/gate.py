@@ -94,7 +94,7 @@ def judge(
     documents = len(candidate.rouge[rule.kinds[0]])
     reason = _not_comparable(rule, candidate, baseline, unit)
     if reason:
-        return without(rule, ratio, reason, documents=documents)
+        return cannot_judge(rule, ratio, reason, documents=documents)
     demands = [
         *(_rouge(kind, rule, ratio, candidate, baseline) for kind in rule.kinds),
         _length(rule, candidate, baseline, unit),
@@ -106,7 +106,7 @@ def judge(
     )
 
 
-def without(rule: Rule, ratio: Fraction, reason: str, *, documents: int) -> Gate:
+def cannot_judge(rule: Rule, ratio: Fraction, reason: str, *, documents: int) -> Gate:
     """A gate that cannot be applied."""
     said = f"cannot compare: {reason}"
     return Gate(
