@@ -18,6 +18,7 @@ from typing import Any
 
 from readme_checks import (
     anchors_text,
+    bench_accuracy_table,
     coverage_table,
     decisions_table,
     divergence_table,
@@ -257,6 +258,7 @@ PARTS = {
         "coverage": coverage_table,
         "decisions": decisions_table,
         "divergence": divergence_table,
+        "bench_accuracy": bench_accuracy_table,
         "planning": planning_text,
         "generation": generation_table,
         "load": load_table,

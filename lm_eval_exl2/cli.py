@@ -89,6 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_divergence(
         commands.add_parser("divergence", help="how far models' distributions are apart, by token")
     )
+    _add_bench_accuracy(
+        commands.add_parser("bench-accuracy", help="MLPerf's ROUGE gate for written answers")
+    )
     tasks_path = commands.add_parser("tasks-path", help="print the folder of the exl2_* tasks")
     tasks_path.set_defaults(command=_tasks_path)
     return parser
@@ -133,6 +136,12 @@ def _add_divergence(parser: argparse.ArgumentParser) -> None:
 
     command.add_arguments(parser)
     parser.set_defaults(command=command.run)
+
+
+def _add_bench_accuracy(parser: argparse.ArgumentParser) -> None:
+    from lm_eval_exl2.bench import accuracy_command
+
+    accuracy_command.add_arguments(parser)
 
 
 def _run(words: list[str]) -> int:
