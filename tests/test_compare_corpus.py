@@ -115,3 +115,20 @@ def test_bleu_is_compared_by_drawing_documents_again_and_kept_out_of_the_average
     assert found.verdict.state == "cannot compare"
     (same,) = compare(base, base).candidates[0].units
     assert (same.difference.estimate, same.difference.lower) == (0, None)
+
+
+def test_points_of_a_corpus_score_have_one_sided_bounds(tmp_path):
+    def run(name, wrong):
+        pairs = [[at % 2, (at + (at % wrong == 0)) % 2] for at in range(200)]
+        metric = corpus_metric("f1")
+        score = metric.score(metric.rows(pairs).sum(axis=0))
+        rows = [{"metrics": {"f1": pair}} for pair in pairs]
+        task = Task("t", rows, scores={"f1": score}, higher={"f1": True},
+                    config={"metric_list": [{"metric": "f1"}]})  # fmt: skip
+        return write_run(tmp_path / name, [task], model=name)
+
+    (unit,) = compare(run("base", 20), run("cand", 7)).candidates[0].units
+    assert unit.absolute.estimate == pytest.approx(-100 * unit.difference.estimate)
+    # The verdict's bounds are one-sided 95 %, so narrower than the interval shown.
+    assert unit.absolute.upper < -100 * unit.difference.lower
+    assert unit.absolute.lower > -100 * unit.difference.upper

@@ -145,3 +145,23 @@ def test_the_whole_table_of_counts_is_not_needed_for_the_score(tmp_path, capsys)
     )
     assert one["absolute"]["estimate"] == pytest.approx(two["absolute"]["estimate"])
     assert one["relative"]["upper"] < two["relative"]["upper"]
+
+
+def test_a_mean_of_tasks_is_as_precise_as_its_smallest_task_allows(tmp_path, capsys):
+    parts = [
+        Task("m_a", rights([1.0] * 6 + [0.0] * 4)),
+        Task("m_b", rights([1.0] * 900 + [0.0] * 100)),
+    ]
+    run = write_run(
+        tmp_path / "cand", parts, groups={"m": ["m_a", "m_b"]},
+        group_results={"m": {"acc,none": 0.75}},
+    )  # fmt: skip
+    report = tmp_path / "report.json"
+    scores = _published(tmp_path, f"{HEADER}m,acc,0.8,1000000,a paper\n")
+    _compare(capsys, "--baseline-scores", scores, run, "--json", report, "--quiet")
+    (unit,) = json.loads(report.read_text())["candidates"][0]["units"]
+    # Two tasks of weight 1/2: the variance of n documents with 1/n = (1/10 + 1/1000) / 4.
+    documents = 4 / (1 / 10 + 1 / 1000)
+    lower, _ = unpaired_drop(0.8, 1e6, 0.75, documents, 0.05)
+    assert unit["rule"] == "macro"
+    assert unit["absolute"]["lower"] == pytest.approx(100 * lower)

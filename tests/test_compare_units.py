@@ -108,3 +108,14 @@ def test_each_candidate_can_be_compared_with_the_next_larger_one(tmp_path):
     assert (step.average, step.state) == (alone.average, alone.verdict.state)
     assert from_json(to_json(found)) == found
     assert "Step by step" in to_markdown(found)
+
+
+def test_a_candidate_without_samples_of_a_task_is_not_excused(tmp_path):
+    tasks = [Task("a", rights([1.0] * 1000)), Task("b", rights([1.0] * 1000))]
+    base = write_run(tmp_path / "a", tasks, model="a")
+    cand = write_run(tmp_path / "b", tasks, model="b")
+    next(cand.rglob("samples_b_*")).unlink()
+    (found,) = compare(base, cand).candidates
+    assert found.scores_only == []
+    assert "no samples beside" in found.not_compared["b"]
+    assert found.verdict.state == "inconclusive"

@@ -213,10 +213,8 @@ def _clusters(parts: Sequence[Stratum], chosen: str | None) -> Integers | None:
             raise ComparisonError(
                 f"{part.task.name}: no field {chosen!r} in {_fields(part)}; name one, or none"
             )
-        digests = samples.clusters[part.at_baseline]
-        numbers = np.unique(digests, return_inverse=True)[1]
-        found.append(numbers + sum(map(len, found)))  # no cluster reaches over tasks
-    each_alone = all(len(np.unique(numbers)) == len(numbers) for numbers in found)
+        found.append(samples.clusters[part.at_baseline])
+    each_alone = all(len(np.unique(digests)) == len(digests) for digests in found)
     return None if each_alone else np.concatenate(found)
 
 
