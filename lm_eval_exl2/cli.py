@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_divergence(
         commands.add_parser("divergence", help="how far models' distributions are apart, by token")
     )
+    _add_bench(commands.add_parser("bench", help="how fast checkpoints answer"))
     tasks_path = commands.add_parser("tasks-path", help="print the folder of the exl2_* tasks")
     tasks_path.set_defaults(command=_tasks_path)
     return parser
@@ -130,6 +131,13 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
 
 def _add_divergence(parser: argparse.ArgumentParser) -> None:
     from lm_eval_exl2.divergence import command
+
+    command.add_arguments(parser)
+    parser.set_defaults(command=command.run)
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    from lm_eval_exl2.bench import command
 
     command.add_arguments(parser)
     parser.set_defaults(command=command.run)
