@@ -180,10 +180,8 @@ def _measured(arguments: argparse.Namespace) -> dict[str, Any]:
 
     path: Path | None = arguments.json
     settings = _settings(arguments)
-    journal = Journal(path and path.with_name(f"{path.name}.requests.jsonl"))
-    document = run_all(settings, journal)
-    journal.close()
-    return document
+    with Journal(path and path.with_name(f"{path.name}.requests.jsonl")) as journal:
+        return run_all(settings, journal)
 
 
 def _left(arguments: argparse.Namespace) -> dict[str, Any]:

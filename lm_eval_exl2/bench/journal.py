@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TextIO
 
 from lm_eval_exl2.bench.records import TimedRequest
 from lm_eval_exl2.errors import OptionError
@@ -31,7 +31,7 @@ class JournalRun(NamedTuple):
 
 
 class Journal:
-    """Appends lines to a file; without a file it does nothing."""
+    """Appends lines to a file until its block ends; without a file it does nothing."""
 
     def __init__(self, path: Path | None) -> None:
         """Create the file.
@@ -64,9 +64,13 @@ class Journal:
         """Write how a run ended."""
         self._append({"line": "end", "outcome": outcome})
 
-    def close(self) -> None:
-        """Write that nothing is missing."""
-        self._append({"line": COMPLETE})
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_others: object) -> None:
+        """Write that nothing is missing, unless something failed."""
+        if kind is None:
+            self._append({"line": COMPLETE})
         if self._file:
             self._file.close()
 

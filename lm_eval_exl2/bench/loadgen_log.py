@@ -96,6 +96,8 @@ def parse_summary(text: str, errors: list[str] | None = None) -> LoadGenSummary:
     for line in text.partition("Test Parameters Used")[0].splitlines():
         if line.lstrip().startswith("*"):
             reasons.append(line.strip(" *"))
+        elif reasons and line.startswith(" ") and ":" not in line:  # the sentence goes on
+            reasons[-1] += f" {line.strip()}"
         elif found := _LINE.match(line):
             name, value = found["name"], found["value"]
             if name == "Result is":
