@@ -34,8 +34,9 @@ def prompt_bench_table() -> str:
         )
     rows += [
         "",
-        f"Median ± deviation of five repetitions over {found['bench_prompts']} prompts one after the "
-        f"other, {found['max_gen_toks']} tokens each at most, warm-up excluded. {_measured(found)}",
+        f"Median ± deviation of five repetitions over {found['bench_prompts']} prompts, one after "
+        f"the other, {found['max_gen_toks']} tokens each at most, warm-up excluded. "
+        f"{_measured(found)}",
     ]
     return "\n".join(rows)
 
@@ -46,8 +47,8 @@ def bench_table() -> str:
     if found is None:
         return "Not measured yet."
     rows = [
-        "| scenario | outcome | LoadGen | queries | requests/s | tokens/s | TTFT p50 / p90 / p99, ms "
-        "| TPOT p50 / p90 / p99, ms | figures that agree with LoadGen's |",
+        "| scenario | outcome | LoadGen | queries | requests/s | tokens/s "
+        "| TTFT p50 / p90 / p99, ms | TPOT p50 / p90 / p99, ms | figures agreeing with LoadGen |",
         "| --- | --- | --- |" + " ---: |" * 6,
     ]
     for row in found["scenarios"]:

@@ -115,7 +115,7 @@ def document(outcome="complete", *, part="complete", passed=True, configuration=
     ("found", "status"),
     [
         (document(), 0),
-        (document(part="given up: beyond capacity"), 0),
+        (document(part="given up after 5 s"), 0),
         (document(passed=False), 14),
         (document(configuration=True), 0),
         (document(configuration=False), 14),

@@ -146,6 +146,9 @@ def test_another_configuration_than_the_scored_one_is_named():
         "model_dtype 'float16' when scored, 'float32' now",
     )
     assert not honesty.check_configuration(timed_facts, {}).passed
+    penalized = timed_facts | {"penalties_left_out": {"repetition_penalty": 1.1}}
+    found = honesty.check_configuration(penalized, timed_facts)
+    assert (found.passed, "repetition_penalty=1.1" in found.found) == (False, True)
 
 
 def style(**changes):

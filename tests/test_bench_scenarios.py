@@ -15,7 +15,7 @@ from lm_eval_exl2.bench.loadgen_log import LoadGenError, parse_summary, read_log
 from lm_eval_exl2.bench.loadgen_process import LoadGenProcess
 from lm_eval_exl2.bench.records import COMPLETE, FINISHED, UNFINISHED
 from lm_eval_exl2.bench.scenarios import (
-    OVERLOADED,
+    GIVEN_UP,
     Reporter,
     label,
     loadgen_settings,
@@ -127,7 +127,7 @@ def test_answering_short_queries_first_is_caught():
 
 def test_load_beyond_capacity_ends_in_time_and_keeps_what_was_done():
     found = run("Server", Paced(token_s=0.01), qps=300.0, give_up_s=0.3)
-    assert found.outcome == OVERLOADED
+    assert found.outcome == f"{GIVEN_UP} after 0.3 s"
     assert found.loadgen is None
     assert found.summary.finished > 0
     assert found.summary.unfinished > 10

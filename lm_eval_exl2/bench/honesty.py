@@ -200,6 +200,10 @@ def check_configuration(timed: Mapping[str, Any], scored: Mapping[str, Any]) -> 
         scored: The `config` of the harness's `results.json`.
     """
     different = [
+        f"{name}={value} of generation_config.json when scored, left out now"
+        for name, value in timed.get("penalties_left_out", {}).items()
+    ]
+    different += [
         f"{name} {scored.get(name, 'not recorded')!r} when scored, {timed.get(name)!r} now"
         for name in _CONFIGURATION
         if timed.get(name) != scored.get(name)

@@ -53,9 +53,10 @@ class BenchModel:
         self._lm: Any = make(name, **model_args)
         checkpoint: Checkpoint = self._lm.checkpoint
         self.engine: Engine = self._lm.engine
-        self.end_ids = PromptMaker(
+        maker = PromptMaker(
             self._lm.encoder, self._lm.options, checkpoint.directory, self._lm.max_length
-        ).eos_ids
+        )
+        self.end_ids = maker.eos_ids
         self.fitted: BenchPrompts = fit_prompts(
             texts,
             self._lm.encoder.encode_prompt,
@@ -64,6 +65,7 @@ class BenchModel:
         )
         summary = summarise(checkpoint)
         self.facts: dict[str, Any] = self._lm.get_model_info() | {
+            "penalties_left_out": _penalties(maker),
             "kind": checkpoint.kind,
             "layers": checkpoint.config.sizes.layers,
             "hidden_size": checkpoint.config.sizes.hidden_size,
@@ -107,6 +109,13 @@ class BenchModel:
                 honesty.check_prompts(found.requests, found.told),
             ]
         return checks
+
+
+def _penalties(maker: PromptMaker) -> dict[str, Any]:
+    """Return what generation_config.json adds to greedy decoding; measurements are plain greedy."""
+    (prompt,) = maker.make([("a", {"max_gen_toks": 1})]).prompts
+    neutral = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+    return {name: value for name, value in prompt.sampling.items() if value != neutral[name]}
 
 
 def read_scored(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from lm_eval_exl2.bench import records
 from lm_eval_exl2.bench.driver import Driver
+from lm_eval_exl2.bench.journal import Journal
 from lm_eval_exl2.bench.machine import Usage, metered
 from lm_eval_exl2.bench.records import COMPLETE, INTERRUPTED, shifted
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lm_eval_exl2.bench.data import BenchPrompt
-    from lm_eval_exl2.bench.journal import Journal
     from lm_eval_exl2.bench.records import TimedRequest
     from lm_eval_exl2.engines.base import Engine
 
@@ -118,11 +118,9 @@ def run_prompt_bench(
     outcome = COMPLETE
     try:
         for _ in range(WARM_UPS):
-            warm_ups.append(_repeat(engine, prompts, settings, clock))
+            warm_ups.append(_repeat(engine, prompts, settings, Journal(None), clock))
         for _ in range(settings.repetitions):
-            found.append(_repeat(engine, prompts, settings, clock))
-            for request in found[-1].requests:
-                journal.add(request)
+            found.append(_repeat(engine, prompts, settings, journal, clock))
     except KeyboardInterrupt:
         outcome = INTERRUPTED
     return PromptBench(
@@ -139,6 +137,7 @@ def _repeat(
     engine: Engine,
     prompts: Sequence[BenchPrompt],
     settings: PromptBenchSettings,
+    journal: Journal,
     clock: Callable[[], float],
 ) -> Repetition:
     places = range(len(prompts))
@@ -153,6 +152,8 @@ def _repeat(
             driver.close()
             driver.run()
             batches.append(driver.requests())
+            for request in batches[-1]:
+                journal.add(request)
     start_s = batches[0][0].issued_s
     batches = [
         [replace(shifted(each, start_s), number=each.sample) for each in batch] for batch in batches

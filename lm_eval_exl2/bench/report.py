@@ -75,6 +75,8 @@ def _head(document: Json) -> Iterator[str]:
                     f"left out: {len(left_out)} that leave no room for max_gen_toks in the window "
                     f"(places {places}{', ...' if len(left_out) > 10 else ''})"
                 )
+            if penalties := entry["facts"].get("penalties_left_out"):
+                yield f"not applied here, but by the harness: {penalties}"
     if document["outcome"] != "complete":
         yield f"**{document['outcome']}**: what follows is what was finished until then"
 
@@ -94,13 +96,14 @@ def _prompt_bench(document: Json) -> Table:
                     _median(figures, "tpot_s", 1e3),
                     _median(figures, "output_tokens"),
                     _median(figures, "memory_peak_bytes", 2.0**-20),
+                    _median(figures, "card_memory_peak_bytes", 2.0**-20),
                     _median(figures, "cpu_utilisation"),
                     _median(figures, "card_utilisation", 100),
                     _median(figures, "energy_j"),
                 ]
             )
     header = ("checkpoint", "ends by", "decode tokens/s", "prefill tokens/s", "TTFT ms", "TPOT ms")
-    header += ("tokens", "memory MiB", "CPUs busy", "card busy %", "energy J")
+    header += ("tokens", "memory MiB", "card memory MiB", "CPUs busy", "card busy %", "energy J")
     return Table(
         "Prompt bench: median ± deviation over repetitions",
         header,
@@ -183,7 +186,7 @@ def _checks(document: Json) -> Table:
             differing = [each["name"] for each in agreed if not each["agrees"]]
             said = f"{len(agreed) - len(differing)} of {len(agreed)} figures agree"
             said += f"; not {', '.join(differing)}" if differing else ""
-            state = "FAILED" if differing else "passed"
+            state = "differ" if differing else "passed"
             rows.append([_title(entry, run), "own figures are LoadGen's", state, said])
     return Table("Checks", ("run", "check", "state", "found"), rows, is_numeric=False)
 
@@ -199,8 +202,8 @@ def _runs(document: Json) -> Iterator[tuple[Json, Json]]:
 
 
 def _name(entry: Json) -> str:
-    bits = entry.get("facts", {}).get("bits_layers")
-    return Path(entry["name"]).name + ("" if bits is None else f" ({bits:.2f} bits)")
+    name, facts = Path(entry["name"]).name, entry["facts"]
+    return f"{name} ({facts['bits_layers']:.2f} bits, {facts['model_dtype']})" if facts else name
 
 
 def _title(entry: Json, run: Json) -> str:

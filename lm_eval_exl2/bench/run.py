@@ -176,7 +176,8 @@ def _scenario(
         prompts=len(model.fitted.prompts),
         max_new_tokens=settings.max_new_tokens,
         duration_s=settings.duration_s,
-        is_sharing=found.prompt_tokens_forwarded < sum(r.prompt_tokens for r in found.requests),
+        is_sharing=found.prompt_tokens_forwarded
+        < sum(each.prompt_tokens for each in found.requests if each.started is not None),
     )
     return scenario_json(found) | {
         "style": style._asdict(),

@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from lm_eval_exl2.bench import loadgen
 from lm_eval_exl2.bench.driver import Driver
 from lm_eval_exl2.bench.early_stopping import Verdict, judge
-from lm_eval_exl2.bench.loadgen_log import LoadGenLog, LoadGenSample, LoadGenSummary, read_log
+from lm_eval_exl2.bench.loadgen_log import (
+    LoadGenError,
+    LoadGenLog,
+    LoadGenSample,
+    LoadGenSummary,
+    read_log,
+)
 from lm_eval_exl2.bench.loadgen_process import LoadGenProcess
 from lm_eval_exl2.bench.machine import Usage, metered
 from lm_eval_exl2.bench.records import (
@@ -40,7 +46,8 @@ if TYPE_CHECKING:
     from lm_eval_exl2.bench.profiles import Profile
     from lm_eval_exl2.engines.base import Engine
 
-OVERLOADED: Final = "given up: beyond capacity"
+GIVEN_UP: Final = "given up"
+"""Of a run beyond capacity, or that simply takes too long; followed by the limit."""
 _KIND: Final = "generate_until"
 OFFICIAL_S: Final = 600.0
 """Least duration of a valid MLPerf run."""
@@ -73,7 +80,7 @@ class ScenarioRun:
     settings: ScenarioSettings
     label: str
     outcome: str
-    """`complete`, `given up: beyond capacity`, `interrupted`, or `failed: ...`."""
+    """`complete`, `given up after ... s`, `interrupted`, or `failed: ...`."""
     requests: list[TimedRequest]
     """In the order of issue; times in seconds since the first arrival."""
     summary: LoadSummary
@@ -163,7 +170,7 @@ def run_scenario(
         outcome=outcome,
         requests=requests,
         summary=summarise(requests),
-        limits=_limits(requests, settings),
+        limits=_limits(requests, settings, outcome),
         loadgen=summary,
         told=told,
         # Of the last token of a text nothing is computed, unless the text was given up.
@@ -210,9 +217,13 @@ def _answer(driver: Driver, process: LoadGenProcess, folder: Path, give_up_s: fl
     try:
         driver.run(give_up_s=give_up_s)
         if not process.is_lost and not all(each.is_measured for each in driver.requests()):
-            return _Answered(OVERLOADED)
+            return _Answered(f"{GIVEN_UP} after {give_up_s:g} s")
         process.wait()
-        return _Answered(COMPLETE, read_log(folder))
+        log = read_log(folder)
+        answers, queries = len(log.samples), len(driver.requests())
+        if answers != queries:
+            raise LoadGenError(f"LoadGen's logs have {answers} answers to {queries} queries")
+        return _Answered(COMPLETE, log)
     except KeyboardInterrupt:
         return _Answered(INTERRUPTED)
     except Exl2EvalError as error:
@@ -228,7 +239,7 @@ def _aligned(
     requests: list[TimedRequest], told: list[LoadGenSample], offset_s: float
 ) -> tuple[list[TimedRequest], list[LoadGenSample]]:
     """Take the schedule from LoadGen and count all times from the first arrival."""
-    if len(told) == len(requests):
+    if told:
         requests = [
             replace(request, scheduled_s=sample.scheduled_s - offset_s)
             for request, sample in zip(requests, told, strict=True)
@@ -248,9 +259,11 @@ def _aligned(
     ]
 
 
-def _limits(requests: Sequence[TimedRequest], settings: ScenarioSettings) -> dict[str, Verdict]:
-    """Hold a Server run against the profile; what never finished is beyond every limit."""
-    if settings.scenario != "Server":
+def _limits(
+    requests: Sequence[TimedRequest], settings: ScenarioSettings, outcome: str
+) -> dict[str, Verdict]:
+    """Hold a Server run against the profile; what was given up is beyond every limit."""
+    if settings.scenario != "Server" or not outcome.startswith((COMPLETE, GIVEN_UP)):
         return {}
     ttft = [
         float("inf") if (found := time_to_first_token(request)) is None else found
