@@ -170,6 +170,21 @@ def test_a_block_is_metered():
     assert (found.card, found.why_no_card) == (None, "computed on cpu")
 
 
+def test_memory_that_was_given_back_before_does_not_count():
+    held = bytearray(300 << 20)
+    for place in range(0, len(held), 4096):
+        held[place] = 1
+    with metered("cpu") as whole:
+        pass
+    del held
+    with metered("cpu") as meter:
+        pass
+    if meter.usage.memory_peak_since == "start of the measurement":
+        assert whole.usage.memory_peak_bytes - meter.usage.memory_peak_bytes > 200 << 20
+    else:
+        assert whole.usage.memory_peak_bytes == meter.usage.memory_peak_bytes
+
+
 def test_a_card_without_its_library_is_said(monkeypatch):
     monkeypatch.setattr(machine, "import_module", _absent)
     with metered("cuda:0") as meter:

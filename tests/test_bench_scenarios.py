@@ -5,10 +5,11 @@ Each test of LoadGen takes a third of a second and more: one of each kind is in 
 
 import signal
 import sys
+from dataclasses import replace
 
 import bench_cheats
 import pytest
-from bench_cases import NO_JOURNAL, PROMPTS, Paced, greedy, settings
+from bench_cases import NO_JOURNAL, PROMPTS, Paced, greedy, settings, timed
 
 from lm_eval_exl2.bench import agreement, honesty
 from lm_eval_exl2.bench.loadgen_log import LoadGenError, parse_summary, read_log
@@ -35,6 +36,30 @@ def run(scenario, engine=None, *, end_ids=frozenset(), make_reporter=Reporter, *
     )
 
 
+def check_agreement(found, figures):
+    """Our figures are LoadGen's: exactly on its times, within a stall of the machine on ours."""
+    as_told = [
+        replace(
+            request,
+            scheduled_s=sample.scheduled_s,
+            token_times_s=evenly(sample.first_token_s, sample.last_token_s, sample.token_count),
+        )
+        for request, sample in zip(found.requests, found.told, strict=True)
+    ]
+    exact = agreement.compare(replace(found, requests=as_told))
+    assert len(exact) == figures
+    for each in exact:
+        # It prints rates with two to six digits.
+        assert each.ours == pytest.approx(each.loadgen, rel=1e-3, abs=2e-6), each.name
+    for each in agreement.compare(found):
+        if "latency" in each.name:  # the word of a token reaches LoadGen after we had it
+            assert -0.001 < each.loadgen - each.ours < 1.0, each.name
+
+
+def evenly(first, last, count):
+    return [first + place * (last - first) / (count - 1) for place in range(count)]
+
+
 SLOW = pytest.mark.slow
 SCENARIOS = [
     "Server",
@@ -55,10 +80,8 @@ def test_every_scenario_runs_and_our_figures_are_loadgens(scenario):
         assert request.outcome == FINISHED
         assert list(request.token_ids) == greedy(prompt.token_ids, 6)
         # The schedule is LoadGen's, the issue ours, a moment later; both by one clock.
-        assert -0.001 < request.issued_s - request.scheduled_s < 0.5
-    both = agreement.compare(found)
-    assert len(both) == {"Offline": 8, "Server": 17}.get(scenario, 15)
-    assert [each.name for each in both if not each.agrees] == []
+        assert -0.001 < request.issued_s - request.scheduled_s < 1.0
+    check_agreement(found, {"Offline": 8, "Server": 17}.get(scenario, 15))
     checks = [
         honesty.check_first_token(found.requests, found.told),
         honesty.check_counts(found.requests, found.told),
@@ -125,9 +148,10 @@ def test_answering_short_queries_first_is_caught():
     assert not honesty.check_order(found.requests, rows=found.most_rows).passed
 
 
+@SLOW
 def test_load_beyond_capacity_ends_in_time_and_keeps_what_was_done():
-    found = run("Server", Paced(token_s=0.01), qps=300.0, give_up_s=0.3)
-    assert found.outcome == f"{GIVEN_UP} after 0.3 s"
+    found = run("Server", Paced(token_s=0.01), qps=2000.0, give_up_s=2.0)
+    assert found.outcome == f"{GIVEN_UP} after 2 s"
     assert found.loadgen is None
     assert found.summary.finished > 0
     assert found.summary.unfinished > 10
@@ -183,6 +207,15 @@ def test_an_interruption_keeps_what_was_done_and_leaves_no_process():
     assert found.outcome == "interrupted"
     assert found.summary.finished == 3
     assert processes[0].poll() is not None
+
+
+def test_one_token_counts_for_nothing_in_loadgens_rates():
+    # It takes a single token for none (results.cc of 6.0.17), so our figure beside it does, too.
+    requests = [timed([1.0]), timed([1.0, 2.0, 3.0, 4.0], number=1)]
+    assert agreement.rates(requests, "Offline") == {
+        "Samples per second": 0.5,
+        "Tokens per second": 1.0,
+    }
 
 
 def test_without_loadgen_the_error_says_how_to_install_it(monkeypatch, tmp_path):

@@ -17,10 +17,12 @@ from lm_eval_exl2.bench.records import (
 from lm_eval_exl2.bench.summary import percentile
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from lm_eval_exl2.bench.records import TimedRequest
     from lm_eval_exl2.bench.scenarios import ScenarioRun
+
+    _Measure = Callable[[TimedRequest], float | None]
 
 SHARE: Final = 0.02
 LATENCY_S: Final = 0.005
@@ -59,7 +61,7 @@ def compare(run: ScenarioRun) -> list[Agreement]:
     ]
     return pairs + [
         Agreement(name, ours, figures[name], _rates_agree(ours, figures[name], run))
-        for name, ours in _rates(run.requests, scenario).items()
+        for name, ours in rates(run.requests, scenario).items()
         if name in figures
     ]
 
@@ -81,8 +83,7 @@ def _query_latencies(requests: Sequence[TimedRequest], size: int) -> list[float]
 
 
 def _latencies(name: str, values: Sequence[float]) -> dict[str, float]:
-    words = name.capitalize() if name.startswith("first") else name
-    words = words.replace("First token", "First Token")
+    words = name.replace("first token", "First Token")  # LoadGen spells it both ways
     return _percentiles(name, values) | {
         f"Min {words}": min(values),
         f"Max {words}": max(values),
@@ -97,7 +98,7 @@ def _percentiles(name: str, values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def _rates(requests: Sequence[TimedRequest], scenario: str) -> dict[str, float]:
+def rates(requests: Sequence[TimedRequest], scenario: str) -> dict[str, float]:
     """Return rates as LoadGen counts them: to the end of the query that was issued last."""
     start_s = requests[0].arrival_s
     tokens = sum(len(each.token_ids) for each in requests if len(each.token_ids) > 1)
@@ -112,9 +113,3 @@ def _rates(requests: Sequence[TimedRequest], scenario: str) -> dict[str, float]:
         "Completed samples per second": (len(requests) - 1) / seconds,
         "Completed tokens per second": tokens / seconds,
     }
-
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    _Measure = Callable[[TimedRequest], float | None]

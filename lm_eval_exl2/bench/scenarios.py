@@ -231,8 +231,13 @@ def _answer(driver: Driver, process: LoadGenProcess, folder: Path, give_up_s: fl
 
 
 def _clock_offset() -> float:
-    """Return the system's clock, which LoadGen's trace shows, less the one of the driver."""
-    return time.time() - time.perf_counter()
+    """Return the system's clock, which LoadGen's trace shows, less the one of the driver.
+
+    Of several looks the one counts between whose two readings least time has passed.
+    """
+    looks = [(time.perf_counter(), time.time(), time.perf_counter()) for _ in range(16)]
+    before_s, system_s, after_s = min(looks, key=lambda look: look[2] - look[0])
+    return system_s - (before_s + after_s) / 2
 
 
 def _aligned(
