@@ -83,11 +83,15 @@ def bench_table() -> str:
 
 def _percentiles(distribution: dict[str, Any]) -> str:
     values = (distribution[name] for name in ("p50", "p90", "p99"))
-    return " / ".join("-" if value is None else f"{value * 1e3:.3g}" for value in values)
+    return " / ".join("-" if value is None else _number(value * 1e3) for value in values)
 
 
 def _median(figure: dict[str, Any], scale: float = 1.0) -> str:
-    return f"{figure['median'] * scale:.3g} ± {figure['deviation'] * scale:.1g}"
+    return f"{_number(figure['median'] * scale)} ± {_number(figure['deviation'] * scale)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}" if value < 1 else f"{value:.1f}"
 
 
 def _measured(found: dict[str, Any]) -> str:
