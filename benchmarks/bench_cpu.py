@@ -19,7 +19,7 @@ import torch
 from environment import RESULTS, ROOT, environment, write_result
 from report import BITS
 
-from lm_eval_exl2.bench import agreement
+from lm_eval_exl2.bench import loadgen_agreement
 from lm_eval_exl2.bench.documents import scenario_json
 from lm_eval_exl2.bench.journal import Journal
 from lm_eval_exl2.bench.models import BenchModel

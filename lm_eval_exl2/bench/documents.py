@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
-from lm_eval_exl2.bench import agreement
+from lm_eval_exl2.bench import loadgen_agreement
 from lm_eval_exl2.bench.journal import is_complete
 from lm_eval_exl2.bench.records import COMPLETE, shifted
 from lm_eval_exl2.bench.summary import summarise
