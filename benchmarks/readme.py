@@ -16,6 +16,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from readme_bench import bench_table, prompt_bench_table
 from readme_checks import (
     anchors_text,
     bench_accuracy_table,
@@ -262,6 +263,8 @@ PARTS = {
         "planning": planning_text,
         "generation": generation_table,
         "load": load_table,
+        "prompt bench": prompt_bench_table,
+        "bench": bench_table,
     },
 }
 

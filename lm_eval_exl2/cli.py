@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_divergence(
         commands.add_parser("divergence", help="how far models' distributions are apart, by token")
     )
+    _add_bench(commands.add_parser("bench", help="how fast checkpoints answer"))
     _add_bench_accuracy(
         commands.add_parser("bench-accuracy", help="MLPerf's ROUGE gate for written answers")
     )
@@ -138,10 +139,18 @@ def _add_divergence(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=command.run)
 
 
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    from lm_eval_exl2.bench import command
+
+    command.add_arguments(parser)
+    parser.set_defaults(command=command.run)
+
+
 def _add_bench_accuracy(parser: argparse.ArgumentParser) -> None:
     from lm_eval_exl2.bench import accuracy_command
 
     accuracy_command.add_arguments(parser)
+    parser.set_defaults(command=accuracy_command.run)
 
 
 def _run(words: list[str]) -> int:

@@ -10,6 +10,7 @@ import random
 
 import pytest
 import torch
+from bench_cases import alone_texts, check_joined, late_arrivals
 from test_architectures import save
 from test_exllamav2_engine import (
     VOCABULARY,
@@ -446,3 +447,32 @@ def test_a_table_without_text_never_holds_anything_back():
     table = TokenTable(VOCABULARY)
     assert table.get_vocab_size() == VOCABULARY
     assert set(table.get_id_to_piece_list(True)) == {""}
+
+
+def test_arrivals_join_a_running_batch(llama, paged):
+    engine = load_paged(llama)
+    prompts = [[5, 6, 7], [8, 9], [5, 6]]
+    alone = alone_texts(engine, prompts, 12)
+    check_joined(late_arrivals(engine, prompts, count=12), alone)
+
+
+def test_a_forgotten_prompt_is_computed_again(llama, paged):
+    engine = load_paged(llama)
+    prompt = random_ids(300, seed=3)  # more than a page
+
+    def forwarded():
+        before = engine.counts.forwarded
+        texts(engine, [prompt], new_tokens=2)
+        return engine.counts.forwarded - before
+
+    assert forwarded() == 301
+    assert forwarded() < 100
+    engine.forget()
+    assert forwarded() == 301
+
+
+def test_requests_that_pause_must_all_be_for_pages(llama, paged):
+    engine = load_paged(llama)
+    own = GenerateRequest(0, [5, 6], 4, {"repetition_penalty": 1.5})
+    with pytest.raises(ValueError, match="must all be for the paged generator"):
+        list(engine.generate([own, None], lambda _index, _token: False))

@@ -1,1 +1,1 @@
-"""Speed, latency, cost and accuracy of a checkpoint, in the terms of MLPerf Inference."""
+"""Speed, latency, cost and written accuracy of a checkpoint, in the terms of MLPerf Inference."""

@@ -75,7 +75,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in ("json", "markdown"):
         parser.add_argument(f"--{name}", type=Path, metavar="FILE")
     parser.add_argument("--quiet", action="store_true", help="no report on the terminal")
-    parser.set_defaults(command=run)
 
 
 def _add_pairing(parser: argparse.ArgumentParser) -> None:

@@ -69,15 +69,21 @@ class Engine(Protocol):
         ...
 
     def generate(
-        self, requests: Iterable[GenerateRequest], is_finished: Callable[[int, int], bool]
+        self, requests: Iterable[GenerateRequest | None], is_finished: Callable[[int, int], bool]
     ) -> Iterator[GeneratedToken]:
         """Continue prompts, yielding tokens as they are produced.
 
         Args:
-            requests: Pulled as room becomes free; similar prompts should be neighbours.
+            requests: Pulled as room becomes free; similar prompts should be neighbours. None says
+                that no request waits now and more may come: go on with what is being continued
+                and ask again. It may only be given while something is.
             is_finished: Called with (index, token id) for every token, in order; True ends that
                 request.
         """
+        ...
+
+    def forget(self) -> None:
+        """Drop keys and values of earlier requests, so that none serves a later one."""
         ...
 
     def close(self) -> None:

@@ -39,7 +39,7 @@ _REFILL_SHARE = 4
 
 def decode_rows(
     engine: TreeEngine,
-    requests: Iterable[GenerateRequest],
+    requests: Iterable[GenerateRequest | None],
     is_finished: Callable[[int, int], bool],
     *,
     max_rows: int,
@@ -58,7 +58,7 @@ class _Batch:
     def __init__(
         self,
         engine: TreeEngine,
-        waiting: Iterator[GenerateRequest],
+        waiting: Iterator[GenerateRequest | None],
         max_rows: int,
         max_batch_tokens: int,
     ) -> None:
@@ -86,8 +86,11 @@ class _Batch:
     def _next_rows(self, count: int) -> list[Row]:
         """Take up to so many rows, those that were put back first."""
         rows, self._postponed = self._postponed[:count], self._postponed[count:]
-        fresh = islice(self._waiting, count - len(rows))
-        return rows + [Row(make_sampler(request), list(request.prompt_ids)) for request in fresh]
+        for request in islice(self._waiting, count - len(rows)):
+            if request is None:  # none waits now, more may come
+                break
+            rows.append(Row(make_sampler(request), list(request.prompt_ids)))
+        return rows
 
     def _start(self, rows: list[Row]) -> None:
         """Forward the prompts of rows; those there is no memory for are put back."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,12 +20,8 @@ import torch.nn.functional as F
 from lm_eval_exl2.checkpoint.summary import summarise
 from lm_eval_exl2.engines.base import StepTooLargeError
 from lm_eval_exl2.engines.exllamav2_attention import KeyValueRounding, LayerAttention
-from lm_eval_exl2.engines.exllamav2_generator import PagedGenerator, can_sample, why_not_paged
-from lm_eval_exl2.engines.exllamav2_import import (
-    exllamav2_version,
-    import_exllamav2,
-    quiet_stdout,
-)
+from lm_eval_exl2.engines.exllamav2_generator import PagedGenerator, why_not_paged, without_own
+from lm_eval_exl2.engines.exllamav2_import import exllamav2_version, import_exllamav2, quiet_stdout
 from lm_eval_exl2.engines.exllamav2_loading import MEMORY_REMEDY, attention_modules, load
 from lm_eval_exl2.engines.exllamav2_runs import RUN_ATTENTION, available_runs
 from lm_eval_exl2.engines.exllamav2_settings import Exllamav2Settings
@@ -254,26 +251,33 @@ class Exllamav2Engine(TreeEngine):
     # -- generation ------------------------------------------------------------------------
 
     def generate(
-        self, requests: Iterable[GenerateRequest], is_finished: Callable[[int, int], bool]
+        self, requests: Iterable[GenerateRequest | None], is_finished: Callable[[int, int], bool]
     ) -> Iterator[GeneratedToken]:
         """See `Engine.generate`."""
         self.use_streams()
         if self._not_paged is not None:
             yield from self.decode(requests, is_finished)
             return
-        listed = list(requests)
-        if own := [request for request in listed if not can_sample(request)]:
+        own: list[GenerateRequest] = []
+        paged = without_own(requests, own)
+        if (first := next(paged, None)) is not None:
+            self._paged = self._paged or PagedGenerator(self, self._settings)
+            yield from self._paged.generate(chain([first], paged), is_finished)
+        if own:
             self._close_pages()
             yield from self.decode(own, is_finished)
-        if paged := [request for request in listed if can_sample(request)]:
-            self._paged = self._paged or PagedGenerator(self, self._settings)
-            yield from self._paged.generate(paged, is_finished)
 
     def decode(
-        self, requests: Iterable[GenerateRequest], is_finished: Callable[[int, int], bool]
+        self, requests: Iterable[GenerateRequest | None], is_finished: Callable[[int, int], bool]
     ) -> Iterator[GeneratedToken]:
         """Continue prompts with our own decoding, whatever else is there."""
         return super().generate(requests, is_finished)
+
+    def forget(self) -> None:
+        """See `Engine.forget`."""
+        super().forget()
+        if self._paged is not None:
+            self._paged.forget()
 
     def _close_pages(self) -> None:
         """Give back the memory of the paged generator, which takes most of it."""

@@ -10,17 +10,16 @@ decoded by us.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from lm_eval_exl2.engines.exllamav2_import import quiet_stdout
-from lm_eval_exl2.engines.exllamav2_loading import attention_modules, free_bytes, load
+from lm_eval_exl2.engines.exllamav2_loading import free_bytes, load_draft
 from lm_eval_exl2.engines.exllamav2_memory import forward_bytes, key_value_bytes
 from lm_eval_exl2.engines.exllamav2_words import GREEDY, TokenTable, sampler_settings, tokens_of
 from lm_eval_exl2.engines.self_test import check_next_tokens
-from lm_eval_exl2.errors import EngineMemoryError, OptionError
+from lm_eval_exl2.errors import EngineMemoryError
 from lm_eval_exl2.records import GeneratedToken
 
 if TYPE_CHECKING:
@@ -153,25 +152,28 @@ class PagedGenerator:
     # -- generating ------------------------------------------------------------------------
 
     def generate(
-        self, requests: Iterable[GenerateRequest], is_finished: Callable[[int, int], bool]
+        self, requests: Iterable[GenerateRequest | None], is_finished: Callable[[int, int], bool]
     ) -> Iterator[GeneratedToken]:
         """See `Engine.generate`, for requests that `can_sample` accepts."""
         waiting = iter(requests)
         running: dict[int, _Running] = {}
-        is_exhausted = False
         try:
-            while running or not is_exhausted:
-                while len(running) < 2 * self._rows and not is_exhausted:
-                    request = next(waiting, None)
-                    if request is None:
-                        is_exhausted = True
-                    else:
-                        job = self._make_job(request)
-                        running[self._generator.enqueue(job)] = _Running(request, job)
+            while self._admit(waiting, running):
                 yield from self._iterate(running, is_finished)
         finally:  # also where the caller stops listening
             for found in running.values():
                 self._generator.cancel(found.job)
+
+    def _admit(
+        self, waiting: Iterator[GenerateRequest | None], running: dict[int, _Running]
+    ) -> bool:
+        """Queue requests while there is room; return whether any is being answered."""
+        for request in islice(waiting, 2 * self._rows - len(running)):
+            if request is None:  # none waits now, more may come
+                break
+            job = self._make_job(request)
+            running[self._generator.enqueue(job)] = _Running(request, job)
+        return bool(running)
 
     def _make_job(self, request: GenerateRequest) -> Any:
         settings = sampler_settings(request.sampling)
@@ -201,7 +203,7 @@ class PagedGenerator:
         self, running: dict[int, _Running], is_finished: Callable[[int, int], bool]
     ) -> Iterator[GeneratedToken]:
         """Let all jobs advance and hand out what they produced."""
-        results = self._advance() if running else []
+        results = self._advance()
         sizes = self._engine.counts.batch_sizes
         active = len(self._generator.active_jobs)
         sizes["generate_until"] = max(sizes.get("generate_until", 0), active)
@@ -233,6 +235,10 @@ class PagedGenerator:
         if not ended:
             self._generator.cancel(job)
 
+    def forget(self) -> None:
+        """Drop all pages; no job may be running."""
+        self._generator.reset_page_table()
+
     def close(self) -> None:
         """Give back memory and threads, which the generator itself keeps."""
         for pool in (self._generator.sampling_pool, self._generator.filter_pool):
@@ -261,29 +267,17 @@ def can_sample(request: GenerateRequest) -> bool:
     return sampler_settings(request.sampling) is not None
 
 
-def load_draft(engine: Exllamav2Engine, settings: Exllamav2Settings) -> Any:
-    """Load the model that proposes tokens.
-
-    Raises:
-        OptionError: it does not speak of the same tokens, or has attention that cannot be paged.
-    """
-    assert settings.draft is not None
-    window = engine.model.config.max_seq_len
-    same = replace(settings.load, max_length=window, spare_positions=0, lora=None)
-    with quiet_stdout():
-        loaded = load(engine.exllamav2, settings.draft, same)
-    reason = None
-    if loaded.text_config.vocab_size != engine.info.vocab_size:
-        reason = (
-            f"has {loaded.text_config.vocab_size} tokens and the model {engine.info.vocab_size}; "
-            "expected a smaller model of the same family"
-        )
-    elif any(module.sliding_window for module in attention_modules(loaded.model)):
-        reason = "has sliding windows, which cannot be paged; use another"
-    if reason:
-        loaded.model.unload()
-        raise OptionError(f"draft_model {reason}")
-    return loaded.model
+def without_own(
+    requests: Iterable[GenerateRequest | None], own: list[GenerateRequest]
+) -> Iterator[GenerateRequest | None]:
+    """Yield what the paged generator can sample; collect the rest for our own decoding."""
+    for request in requests:
+        if request is not None and not can_sample(request):
+            own.append(request)
+        elif request is None and own:  # the pause waits for them, and they for the end
+            raise ValueError("requests that pause must all be for the paged generator")
+        else:
+            yield request
 
 
 def why_not_paged(engine: Exllamav2Engine) -> str | None:

@@ -7,11 +7,13 @@ layer may see, and where positions come from. Computes no scores.
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from lm_eval_exl2.engines import exllamav2_config
+from lm_eval_exl2.engines.exllamav2_import import quiet_stdout
 from lm_eval_exl2.engines.exllamav2_memory import choose_tokens, split_evenly
 from lm_eval_exl2.engines.model_config import layer_windows, text_config, trained_length
 from lm_eval_exl2.engines.rope_tables import RopeTable, identity_table, make_table
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lm_eval_exl2.checkpoint import Checkpoint
-    from lm_eval_exl2.engines.exllamav2_settings import LoadSettings
+    from lm_eval_exl2.engines.exllamav2_engine import Exllamav2Engine
+    from lm_eval_exl2.engines.exllamav2_settings import Exllamav2Settings, LoadSettings
 
 
 MEMORY_REMEDY = (
@@ -211,3 +214,28 @@ def _permute_loras(model: Any, checkpoint: Checkpoint) -> None:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].strip()
+
+
+def load_draft(engine: Exllamav2Engine, settings: Exllamav2Settings) -> Any:
+    """Load the model that proposes tokens.
+
+    Raises:
+        OptionError: it does not speak of the same tokens, or has attention that cannot be paged.
+    """
+    assert settings.draft is not None
+    window = engine.model.config.max_seq_len
+    same = replace(settings.load, max_length=window, spare_positions=0, lora=None)
+    with quiet_stdout():
+        loaded = load(engine.exllamav2, settings.draft, same)
+    reason = None
+    if loaded.text_config.vocab_size != engine.info.vocab_size:
+        reason = (
+            f"has {loaded.text_config.vocab_size} tokens and the model {engine.info.vocab_size}; "
+            "expected a smaller model of the same family"
+        )
+    elif any(module.sliding_window for module in attention_modules(loaded.model)):
+        reason = "has sliding windows, which cannot be paged; use another"
+    if reason:
+        loaded.model.unload()
+        raise OptionError(f"draft_model {reason}")
+    return loaded.model

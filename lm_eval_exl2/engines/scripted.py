@@ -106,10 +106,12 @@ class ScriptedEngine:
         return (logprobs[start : start + request.rows] for start in starts)
 
     def generate(
-        self, requests: Iterable[GenerateRequest], is_finished: Callable[[int, int], bool]
+        self, requests: Iterable[GenerateRequest | None], is_finished: Callable[[int, int], bool]
     ) -> Iterator[GeneratedToken]:
         """See `Engine.generate`; greedy, one request after the other."""
         for request in requests:
+            if request is None:
+                raise AssertionError("no request was being continued, so None may not come")
             ids = list(request.prompt_ids)
             for number in range(request.max_new_tokens):
                 logits = scripted_logits(ids, self.info.vocab_size)
@@ -120,6 +122,9 @@ class ScriptedEngine:
                 yield GeneratedToken(request.index, token, last)
                 if last:
                     break
+
+    def forget(self) -> None:
+        """Do nothing: no keys or values are kept."""
 
     def close(self) -> None:
         """Do nothing: there is no memory to free."""

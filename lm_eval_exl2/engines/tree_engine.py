@@ -255,7 +255,7 @@ class TreeEngine(ABC):
     # -- generation ------------------------------------------------------------------------
 
     def generate(
-        self, requests: Iterable[GenerateRequest], is_finished: Callable[[int, int], bool]
+        self, requests: Iterable[GenerateRequest | None], is_finished: Callable[[int, int], bool]
     ) -> Iterator[GeneratedToken]:
         """See `Engine.generate`."""
         return decode_rows(
@@ -267,7 +267,7 @@ class TreeEngine(ABC):
         )
 
     def forget(self) -> None:
-        """Drop all keys and values."""
+        """See `Engine.forget`."""
         self._buffer, self._keys = KeyValueBuffer(), self.no_keys()
 
     def no_keys(self) -> TreeKeys:

@@ -1,0 +1,230 @@
+"""The document of a run -> tables, for a terminal or as Markdown.
+
+Milliseconds in tables, seconds in the document. Nothing is computed here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from lm_eval_exl2.bench.summary import PERCENTILES, needed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    Json = Mapping[str, Any]
+
+_NONE: Final = "-"
+_NOT_ENOUGH: Final = "not enough queries"
+
+
+class Table(NamedTuple):
+    """A titled table of text, with lines that explain it."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+    is_numeric: bool = True
+    """Whether all columns but the first are numbers."""
+
+
+def to_markdown(document: Json) -> str:
+    """Return the report as Markdown."""
+    lines = ["# Speed and latency", "", *_head(document), ""]
+    for table in tables(document):
+        lines += [f"## {table.title}", ""]
+        lines.append(f"| {' | '.join(table.header)} |")
+        dashes = " ---: |" if table.is_numeric else " --- |"
+        lines.append("| --- |" + dashes * (len(table.header) - 1))
+        lines += [f"| {' | '.join(row)} |" for row in table.rows]
+        lines += ["", *(f"- {note}" for note in table.notes), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def to_text(document: Json) -> Iterator[str]:
+    """Yield the lines of the report for a terminal."""
+    yield from _head(document)
+    for table in tables(document):
+        yield from ("", table.title)
+        lines = [table.header, *table.rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for line in lines:
+            cells = [
+                cell.rjust(width) if table.is_numeric and place else cell.ljust(width)
+                for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ]
+            yield "  ".join(cells).rstrip()
+        yield from (f"  {note}" for note in table.notes)
+
+
+def tables(document: Json) -> Iterator[Table]:
+    """Yield the tables that have rows."""
+    found = [_prompt_bench(document), _load(document), _latencies(document), _checks(document)]
+    yield from (table for table in found if table.rows)
+
+
+def _head(document: Json) -> Iterator[str]:
+    for entry in document["checkpoints"]:
+        if prompts := entry.get("prompts"):
+            yield f"{_name(entry)}: {prompts['count']} prompts from {prompts['source']}"
+            if left_out := prompts["left_out"]:
+                places = ", ".join(str(each["place"]) for each in left_out[:10])
+                yield (
+                    f"left out: {len(left_out)} that leave no room for max_gen_toks in the window "
+                    f"(places {places}{', ...' if len(left_out) > 10 else ''})"
+                )
+            if penalties := entry["facts"].get("penalties_left_out"):
+                yield f"not applied here, but by the harness: {penalties}"
+    if document["outcome"] != "complete":
+        yield f"**{document['outcome']}**: what follows is what was finished until then"
+
+
+def _prompt_bench(document: Json) -> Table:
+    rows: list[list[str]] = []
+    for entry in document["checkpoints"]:
+        for bench in entry["prompt_bench"]:
+            figures = bench["figures"]
+            rows.append(
+                [
+                    _name(entry),
+                    bench["ending"],
+                    _median(figures, "decode_tokens_per_s"),
+                    _median(figures, "prefill_tokens_per_s"),
+                    _median(figures, "ttft_s", 1e3),
+                    _median(figures, "tpot_s", 1e3),
+                    _median(figures, "output_tokens"),
+                    _median(figures, "memory_peak_bytes", 2.0**-20),
+                    _median(figures, "card_memory_peak_bytes", 2.0**-20),
+                    _median(figures, "cpu_utilisation"),
+                    _median(figures, "card_utilisation", 100),
+                    _median(figures, "energy_j"),
+                ]
+            )
+    header = ("checkpoint", "ends by", "decode tokens/s", "prefill tokens/s", "TTFT ms", "TPOT ms")
+    header += ("tokens", "memory MiB", "card memory MiB", "CPUs busy", "card busy %", "energy J")
+    return Table(
+        "Prompt bench: median ± deviation over repetitions",
+        header,
+        rows,
+        [
+            "warm-up excluded; every repetition is in the JSON",
+            "energy and utilisation of a card are what its driver reports for the whole card; "
+            "memory is the process's peak",
+        ],
+    )
+
+
+def _load(document: Json) -> Table:
+    rows: list[list[str]] = []
+    notes: dict[str, None] = {}
+    for entry, run in _runs(document):
+        summary, loadgen = run["summary"], run["loadgen"]
+        rows.append(
+            [
+                _title(entry, run),
+                run["outcome"],
+                loadgen["verdict"] if loadgen else "none",
+                f"{summary['finished']} of {summary['finished'] + summary['unfinished']}",
+                _number(summary["requests_per_s"]),
+                _number(summary["system_tokens_per_s"]),
+                _number(summary["user_tokens_per_s"]["mean"]),
+                *(_limit(run["limits"].get(name)) for name in ("ttft", "tpot")),
+                run["style"]["name"],
+            ]
+        )
+        notes[run["label"]] = None
+        for reason in loadgen["reasons"] if loadgen else ():
+            notes[f"{_title(entry, run)}: LoadGen says: {reason}"] = None
+        for reason in run["style"]["reasons"]:
+            notes[f"{run['style']['name']}: {reason}"] = None
+    header = ("scenario", "outcome", "LoadGen", "finished", "requests/s", "tokens/s, system")
+    header += ("tokens/s, user", "p99 TTFT in limit", "p99 TPOT in limit", "style")
+    return Table("Scenarios", header, rows, list(notes))
+
+
+def _latencies(document: Json) -> Table:
+    rows: list[list[str]] = []
+    for entry, run in _runs(document):
+        for name, key in _LATENCIES.items():
+            found = run["summary"][key]
+            shown = [
+                _NOT_ENOUGH if found[percentile] is None else _number(found[percentile] * 1e3)
+                for percentile in PERCENTILES
+            ]
+            mean = _number(None if found["mean"] is None else found["mean"] * 1e3)
+            counts = [str(found["count"]), str(found["undefined"])]
+            rows.append([_title(entry, run), name, *counts, mean, *shown])
+    limits = ", ".join(f"{name} {needed(name)}" for name in PERCENTILES)
+    return Table(
+        "Latencies, ms",
+        ("scenario", "latency", "values", "undefined", "mean", *PERCENTILES),
+        rows,
+        [f"a percentile takes so many queries, if none is over the limit: {limits}"],
+    )
+
+
+_LATENCIES: Final = {
+    "TTFT": "ttft_s",
+    "TPOT (a value per request)": "tpot_s",
+    "ITL (a value per gap)": "itl_s",
+    "end to end": "end_to_end_s",
+}
+
+
+def _checks(document: Json) -> Table:
+    rows: list[list[str]] = []
+    for entry in document["checkpoints"]:
+        if check := entry.get("configuration"):
+            rows.append([_name(entry), *_check(check)])
+        for bench in entry["prompt_bench"]:
+            rows += [[f"{_name(entry)}, {bench['ending']}", *_check(c)] for c in bench["checks"]]
+    for entry, run in _runs(document):
+        rows += [[_title(entry, run), *_check(check)] for check in run["checks"]]
+        if agreed := run["agreement"]:
+            differing = [each["name"] for each in agreed if not each["agrees"]]
+            said = f"{len(agreed) - len(differing)} of {len(agreed)} figures agree"
+            said += f"; not {', '.join(differing)}" if differing else ""
+            state = "differ" if differing else "passed"
+            rows.append([_title(entry, run), "own figures are LoadGen's", state, said])
+    return Table("Checks", ("run", "check", "state", "found"), rows, is_numeric=False)
+
+
+def _check(check: Json) -> list[str]:
+    return [check["name"], "passed" if check["passed"] else "FAILED", check["found"]]
+
+
+def _runs(document: Json) -> Iterator[tuple[Json, Json]]:
+    for entry in document["checkpoints"]:
+        for run in entry["scenarios"]:
+            yield entry, run
+
+
+def _name(entry: Json) -> str:
+    name, facts = Path(entry["name"]).name, entry["facts"]
+    return f"{name} ({facts['bits_layers']:.2f} bits, {facts['model_dtype']})" if facts else name
+
+
+def _title(entry: Json, run: Json) -> str:
+    load = "" if run["load_qps"] is None else f" {run['load_qps']:g}/s"
+    return f"{_name(entry)} {run['scenario']}{load}"
+
+
+def _median(figures: Json, name: str, scale: float = 1.0) -> str:
+    if name not in figures:
+        return _NONE
+    median, deviation = (figures[name][part] * scale for part in ("median", "deviation"))
+    return f"{_number(median)} ± {_number(deviation)}"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return _NONE
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _limit(verdict: Json | None) -> str:
+    if verdict is None:
+        return _NONE
+    return f"{verdict['state']} ({verdict['over']} of {verdict['queries']} over)"
