@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from bench_cases import timed
 
+from lm_eval_exl2.bench import worth
 from lm_eval_exl2.bench.command import _status
 from lm_eval_exl2.bench.journal import Journal, is_complete, read_journal
 from lm_eval_exl2.bench.records import UNFINISHED
+from lm_eval_exl2.bench.roofline import DeviceRates
 from lm_eval_exl2.cli import main
 from lm_eval_exl2.errors import OptionError
 
@@ -26,7 +28,11 @@ def measured(tmp_path_factory):
     """A prompt bench of the smallest demo checkpoint."""
     folder = tmp_path_factory.mktemp("bench")
     words = ["--prompt", "The key was", "--json", str(folder / "b.json")]
-    assert main([*DEMO, *words, "--markdown", str(folder / "b.md")]) == 0
+    words += ["--price_per_hour", "2", "--roofline"]
+    rates = DeviceRates("cpu", 1e9, {"float32": 1e9})
+    with pytest.MonkeyPatch.context() as patch:  # measuring takes seconds
+        patch.setattr(worth, "measure_device", lambda _device, dtypes: rates)
+        assert main([*DEMO, *words, "--markdown", str(folder / "b.md")]) == 0
     return folder
 
 
@@ -57,6 +63,21 @@ def test_the_report_shows_the_documents_figures(measured):
     (row,) = [line for line in lines if "fixed length" in line and "greedy" not in line]
     assert f"| {shown} |" in row
     assert "| 4 ± 0 |" in row
+
+
+def test_the_report_shows_cost_and_roofs_where_they_were_asked_for(measured):
+    benches = json.loads((measured / "b.json").read_text())["checkpoints"][0]["prompt_bench"]
+    lines = (measured / "b.md").read_text().splitlines()
+    for bench in benches:
+        cost = 2 / 3600 * bench["cost"]["seconds"] * 1e6 / 20  # 5 repetitions of 4 tokens
+        assert bench["cost"]["output_per_million"] == pytest.approx(cost)
+        reached = bench["reached"]["decode"]
+        speed = bench["figures"]["decode_tokens_per_s"]["median"]
+        assert reached["share"] == pytest.approx(speed / reached["best_tokens_per_s"])
+        (row,) = [line for line in lines if f"{bench['ending']}, decode" in line]
+        assert f"| {reached['bound']} |" in row
+        assert f"| {reached['share']:.1%} |" in row
+    assert any("copy 1.0 GB/s, products in float32 1 G operations/s" in line for line in lines)
 
 
 def test_a_journal_holds_what_was_finished(measured):

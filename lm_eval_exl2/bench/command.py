@@ -132,6 +132,17 @@ def _add_load(group: argparse._ArgumentGroup) -> None:  # pyright: ignore[report
         "--streams", type=_count, default=8, metavar="N", help="MultiStream: prompts per query"
     )
     group.add_argument("--seed", type=int, default=1, help="of LoadGen's order and schedule")
+    group.add_argument(
+        "--price_per_hour",
+        type=_positive,
+        metavar="P",
+        help="of the machine: show what a million tokens and answering all prompts cost",
+    )
+    group.add_argument(
+        "--roofline",
+        action="store_true",
+        help="measure the device's bandwidth and products, and show the share that was reached",
+    )
 
 
 def _count(word: str) -> int:
@@ -219,6 +230,8 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         streams=arguments.streams,
         seed=arguments.seed,
         scored=arguments.scored,
+        price_per_hour=arguments.price_per_hour,
+        roofline=arguments.roofline,
     )
 
 

@@ -51,7 +51,8 @@ class BenchModel:
         """
         make: Any = Exl2LM  # the harness's decorator hides its type
         self._lm: Any = make(name, **model_args)
-        checkpoint: Checkpoint = self._lm.checkpoint
+        self.checkpoint: Checkpoint = self._lm.checkpoint
+        checkpoint = self.checkpoint
         self.engine: Engine = self._lm.engine
         maker = PromptMaker(
             self._lm.encoder, self._lm.options, checkpoint.directory, self._lm.max_length

@@ -61,7 +61,10 @@ def to_text(document: Json) -> Iterator[str]:
 
 def tables(document: Json) -> Iterator[Table]:
     """Yield the tables that have rows."""
-    found = [_prompt_bench(document), _load(document), _latencies(document), _checks(document)]
+    found = [
+        *(_prompt_bench(document), _load(document), _latencies(document)),
+        *(_costs(document), _roofs(document), _checks(document)),
+    ]
     yield from (table for table in found if table.rows)
 
 
@@ -189,6 +192,53 @@ def _checks(document: Json) -> Table:
             state = "differ" if differing else "passed"
             rows.append([_title(entry, run), "own figures are LoadGen's", state, said])
     return Table("Checks", ("run", "check", "state", "found"), rows, is_numeric=False)
+
+
+def _costs(document: Json) -> Table:
+    rows: list[list[str]] = []
+    for entry in document["checkpoints"]:
+        parts = [(f"{_name(entry)}, {each['ending']}", each) for each in entry["prompt_bench"]]
+        parts += [(_title(entry, run), run) for run in entry["scenarios"]]
+        for title, part in parts:
+            if cost := part.get("cost"):
+                kinds = ("output_per_million", "total_per_million", "evaluation")
+                rows.append([title, *(_number(cost[kind]) for kind in kinds)])
+    return Table(
+        "Cost, in the currency of --price_per_hour",
+        (
+            "run",
+            "a million output tokens",
+            "a million tokens, prompts included",
+            "all prompts once",
+        ),
+        rows,
+        ["the whole run's cost over its tokens, loading and idle time excluded"],
+    )
+
+
+def _roofs(document: Json) -> Table:
+    rows: list[list[str]] = []
+    notes: dict[str, None] = {}
+    for entry in document["checkpoints"]:
+        for bench in entry["prompt_bench"]:
+            if found := bench.get("reached"):
+                for phase in ("decode", "prefill"):
+                    part = found[phase]
+                    shares = [part["share"], part["bandwidth_share"], part["compute_share"]]
+                    title = f"{_name(entry)}, {bench['ending']}, {phase}"
+                    best = _number(part["best_tokens_per_s"])
+                    rows.append([title, part["bound"], best, *(f"{each:.1%}" for each in shares)])
+                rates = found["rates"]
+                products = [
+                    f"{kind} {rate / 1e9:,.0f} G operations/s"
+                    for kind, rate in rates["operations_per_s"].items()
+                ]
+                notes[
+                    f"{rates['device']}, measured: copy {rates['bytes_per_s'] / 1e9:,.1f} GB/s, "
+                    f"products in {', '.join(products)}; weights counted {found['weights']}"
+                ] = None
+    header = ("run", "bound", "best tokens/s", "reached", "of bandwidth", "of compute")
+    return Table("Roofline", header, rows, list(notes))
 
 
 def _check(check: Json) -> list[str]:

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_exl2 import __version__
-from lm_eval_exl2.bench import honesty
+from lm_eval_exl2.bench import honesty, worth
 from lm_eval_exl2.bench.documents import FORMAT, prompt_bench_json, scenario_json
 from lm_eval_exl2.bench.models import BenchModel, read_scored
 from lm_eval_exl2.bench.prompt_bench import PromptBenchSettings, run_prompt_bench
@@ -52,6 +52,10 @@ class Settings:
     seed: int = 1
     scored: Path | None = None
     """The harness's results of the same checkpoint."""
+    price_per_hour: float | None = None
+    """Of the machine, in any currency."""
+    roofline: bool = False
+    """Whether to measure the device as well."""
 
 
 def run(settings: Settings, journal: Journal) -> Json:
@@ -112,6 +116,7 @@ def _measure(name: str, settings: Settings, journal: Journal, document: Json) ->
                 model.facts, read_scored(settings.scored)
             )._asdict()
         _measure_parts(model, settings, journal, entry)
+        _add_worth(model, settings, entry)
     finally:
         model.engine.close()
 
@@ -130,6 +135,19 @@ def _measure_parts(model: BenchModel, settings: Settings, journal: Journal, entr
         for qps in settings.qps if scenario == "Server" else settings.qps[:1]:
             entry["scenarios"].append(_scenario(model, settings, scenario, qps, journal))
             _stop_if_interrupted(entry["scenarios"][-1])
+
+
+def _add_worth(model: BenchModel, settings: Settings, entry: Json) -> None:
+    """Add costs and shares of the roofs, where they were asked for."""
+    if (price := settings.price_per_hour) is not None:
+        for bench in entry["prompt_bench"]:
+            bench["cost"] = worth.bench_cost(bench, price)
+        for run in entry["scenarios"]:
+            run["cost"] = worth.scenario_cost(run, price, prompts=len(model.fitted.prompts))
+    if settings.roofline:
+        rates = worth.rates_of(model.facts)
+        for bench in entry["prompt_bench"]:
+            bench["reached"] = worth.reached(bench, model.checkpoint, model.facts, rates)
 
 
 def _stop_if_interrupted(part: Json) -> None:
@@ -203,4 +221,6 @@ def _shown(settings: Settings) -> Json:
         "qps": list(settings.qps),
         "streams": settings.streams,
         "seed": settings.seed,
+        "price_per_hour": settings.price_per_hour,
+        "roofline": settings.roofline,
     }
