@@ -44,10 +44,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="report the requests that a killed run has left, and measure nothing",
     )
+    parser.add_argument(
+        "--from_json", type=Path, metavar="FILE", help="report an earlier --json, measure nothing"
+    )
     _add_model(parser.add_argument_group("what is measured"))
     _add_load(parser.add_argument_group("how"))
-    for name in ("json", "markdown"):
+    for name in ("json", "markdown", "html"):
         parser.add_argument(f"--{name}", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        metavar="FILE",
+        help="what compare --json wrote of the same checkpoints: plot quality against speed",
+    )
 
 
 def _add_model(group: argparse._ArgumentGroup) -> None:  # pyright: ignore[reportPrivateUsage]
@@ -170,19 +179,32 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         Exl2EvalError: in one line, what was found, what was expected and what to do.
     """
+    from lm_eval_exl2.bench.page import to_html
     from lm_eval_exl2.bench.report import to_markdown, to_text
+    from lm_eval_exl2.compare.render.from_json import read_comparison
 
-    for name in ("json", "markdown"):
+    for name in ("json", "markdown", "html"):
         path: Path | None = getattr(arguments, name)
         if path is not None and not path.absolute().parent.is_dir():
             raise OptionError(f"--{name} {path}: there is no such folder; create it first")
-    document = _left(arguments) if arguments.from_requests else _measured(arguments)
+    comparison = None if arguments.compare is None else read_comparison(arguments.compare)
+    document = _document(arguments)
     print("\n".join(to_text(document)))  # noqa: T201 - the command's output
     if arguments.json is not None:
         write_whole(arguments.json, json.dumps(document, indent=1, allow_nan=False) + "\n")
     if arguments.markdown is not None:
         write_whole(arguments.markdown, to_markdown(document))
+    if arguments.html is not None:
+        write_whole(arguments.html, to_html(document, comparison))
     return _status(document)
+
+
+def _document(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.from_json is not None:
+        from lm_eval_exl2.bench.documents import read_document
+
+        return read_document(arguments.from_json)
+    return _left(arguments) if arguments.from_requests else _measured(arguments)
 
 
 def _measured(arguments: argparse.Namespace) -> dict[str, Any]:

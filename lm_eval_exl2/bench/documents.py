@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from lm_eval_exl2.bench import loadgen_agreement
 from lm_eval_exl2.bench.journal import is_complete
 from lm_eval_exl2.bench.records import COMPLETE, shifted
 from lm_eval_exl2.bench.summary import summarise
+from lm_eval_exl2.errors import OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,6 +74,21 @@ def scenario_json(found: ScenarioRun) -> Json:
         "usage": asdict(found.usage) | {"cpu_utilisation": found.usage.cpu_utilisation},
         "requests": [request_json(request) for request in found.requests],
     }
+
+
+def read_document(path: Path) -> Json:
+    """Read what `bench --json` wrote.
+
+    Raises:
+        OptionError: It cannot be read, or is no such document.
+    """
+    try:
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OptionError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(found, dict) or "checkpoints" not in found or found.get("format") != FORMAT:
+        raise OptionError(f"{path} is no document of format {FORMAT} that bench --json wrote")
+    return cast("Json", found)
 
 
 def journal_json(path: Path, runs: Sequence[JournalRun]) -> Json:

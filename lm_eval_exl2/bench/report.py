@@ -32,7 +32,7 @@ class Table(NamedTuple):
 
 def to_markdown(document: Json) -> str:
     """Return the report as Markdown."""
-    lines = ["# Speed and latency", "", *_head(document), ""]
+    lines = ["# Speed and latency", "", *head(document), ""]
     for table in tables(document):
         lines += [f"## {table.title}", ""]
         lines.append(f"| {' | '.join(table.header)} |")
@@ -45,7 +45,7 @@ def to_markdown(document: Json) -> str:
 
 def to_text(document: Json) -> Iterator[str]:
     """Yield the lines of the report for a terminal."""
-    yield from _head(document)
+    yield from head(document)
     for table in tables(document):
         yield from ("", table.title)
         lines = [table.header, *table.rows]
@@ -68,10 +68,11 @@ def tables(document: Json) -> Iterator[Table]:
     yield from (table for table in found if table.rows)
 
 
-def _head(document: Json) -> Iterator[str]:
+def head(document: Json) -> Iterator[str]:
+    """Yield what stands before the tables: prompts, what was left out, how the run ended."""
     for entry in document["checkpoints"]:
         if prompts := entry.get("prompts"):
-            yield f"{_name(entry)}: {prompts['count']} prompts from {prompts['source']}"
+            yield f"{name_of(entry)}: {prompts['count']} prompts from {prompts['source']}"
             if left_out := prompts["left_out"]:
                 places = ", ".join(str(each["place"]) for each in left_out[:10])
                 yield (
@@ -91,7 +92,7 @@ def _prompt_bench(document: Json) -> Table:
             figures = bench["figures"]
             rows.append(
                 [
-                    _name(entry),
+                    name_of(entry),
                     bench["ending"],
                     _median(figures, "decode_tokens_per_s"),
                     _median(figures, "prefill_tokens_per_s"),
@@ -122,11 +123,11 @@ def _prompt_bench(document: Json) -> Table:
 def _load(document: Json) -> Table:
     rows: list[list[str]] = []
     notes: dict[str, None] = {}
-    for entry, run in _runs(document):
+    for entry, run in runs_of(document):
         summary, loadgen = run["summary"], run["loadgen"]
         rows.append(
             [
-                _title(entry, run),
+                title_of(entry, run),
                 run["outcome"],
                 loadgen["verdict"] if loadgen else "none",
                 f"{summary['finished']} of {summary['finished'] + summary['unfinished']}",
@@ -139,7 +140,7 @@ def _load(document: Json) -> Table:
         )
         notes[run["label"]] = None
         for reason in loadgen["reasons"] if loadgen else ():
-            notes[f"{_title(entry, run)}: LoadGen says: {reason}"] = None
+            notes[f"{title_of(entry, run)}: LoadGen says: {reason}"] = None
         for reason in run["style"]["reasons"]:
             notes[f"{run['style']['name']}: {reason}"] = None
     header = ("scenario", "outcome", "LoadGen", "finished", "requests/s", "tokens/s, system")
@@ -149,7 +150,7 @@ def _load(document: Json) -> Table:
 
 def _latencies(document: Json) -> Table:
     rows: list[list[str]] = []
-    for entry, run in _runs(document):
+    for entry, run in runs_of(document):
         for name, key in _LATENCIES.items():
             found = run["summary"][key]
             shown = [
@@ -158,7 +159,7 @@ def _latencies(document: Json) -> Table:
             ]
             mean = _number(None if found["mean"] is None else found["mean"] * 1e3)
             counts = [str(found["count"]), str(found["undefined"])]
-            rows.append([_title(entry, run), name, *counts, mean, *shown])
+            rows.append([title_of(entry, run), name, *counts, mean, *shown])
     limits = ", ".join(f"{name} {needed(name)}" for name in PERCENTILES)
     return Table(
         "Latencies, ms",
@@ -180,25 +181,25 @@ def _checks(document: Json) -> Table:
     rows: list[list[str]] = []
     for entry in document["checkpoints"]:
         if check := entry.get("configuration"):
-            rows.append([_name(entry), *_check(check)])
+            rows.append([name_of(entry), *_check(check)])
         for bench in entry["prompt_bench"]:
-            rows += [[f"{_name(entry)}, {bench['ending']}", *_check(c)] for c in bench["checks"]]
-    for entry, run in _runs(document):
-        rows += [[_title(entry, run), *_check(check)] for check in run["checks"]]
+            rows += [[f"{name_of(entry)}, {bench['ending']}", *_check(c)] for c in bench["checks"]]
+    for entry, run in runs_of(document):
+        rows += [[title_of(entry, run), *_check(check)] for check in run["checks"]]
         if agreed := run["agreement"]:
             differing = [each["name"] for each in agreed if not each["agrees"]]
             said = f"{len(agreed) - len(differing)} of {len(agreed)} figures agree"
             said += f"; not {', '.join(differing)}" if differing else ""
             state = "differ" if differing else "passed"
-            rows.append([_title(entry, run), "own figures are LoadGen's", state, said])
+            rows.append([title_of(entry, run), "own figures are LoadGen's", state, said])
     return Table("Checks", ("run", "check", "state", "found"), rows, is_numeric=False)
 
 
 def _costs(document: Json) -> Table:
     rows: list[list[str]] = []
     for entry in document["checkpoints"]:
-        parts = [(f"{_name(entry)}, {each['ending']}", each) for each in entry["prompt_bench"]]
-        parts += [(_title(entry, run), run) for run in entry["scenarios"]]
+        parts = [(f"{name_of(entry)}, {each['ending']}", each) for each in entry["prompt_bench"]]
+        parts += [(title_of(entry, run), run) for run in entry["scenarios"]]
         for title, part in parts:
             if cost := part.get("cost"):
                 kinds = ("output_per_million", "total_per_million", "evaluation")
@@ -225,7 +226,7 @@ def _roofs(document: Json) -> Table:
                 for phase in ("decode", "prefill"):
                     part = found[phase]
                     shares = [part["share"], part["bandwidth_share"], part["compute_share"]]
-                    title = f"{_name(entry)}, {bench['ending']}, {phase}"
+                    title = f"{name_of(entry)}, {bench['ending']}, {phase}"
                     best = _number(part["best_tokens_per_s"])
                     rows.append([title, part["bound"], best, *(f"{each:.1%}" for each in shares)])
                 rates = found["rates"]
@@ -245,20 +246,23 @@ def _check(check: Json) -> list[str]:
     return [check["name"], "passed" if check["passed"] else "FAILED", check["found"]]
 
 
-def _runs(document: Json) -> Iterator[tuple[Json, Json]]:
+def runs_of(document: Json) -> Iterator[tuple[Json, Json]]:
+    """Yield every scenario's run with its checkpoint."""
     for entry in document["checkpoints"]:
         for run in entry["scenarios"]:
             yield entry, run
 
 
-def _name(entry: Json) -> str:
+def name_of(entry: Json) -> str:
+    """Return a checkpoint's name, with its bits and data type where they are known."""
     name, facts = Path(entry["name"]).name, entry["facts"]
     return f"{name} ({facts['bits_layers']:.2f} bits, {facts['model_dtype']})" if facts else name
 
 
-def _title(entry: Json, run: Json) -> str:
+def title_of(entry: Json, run: Json) -> str:
+    """Return the name of a scenario's run, with its load."""
     load = "" if run["load_qps"] is None else f" {run['load_qps']:g}/s"
-    return f"{_name(entry)} {run['scenario']}{load}"
+    return f"{name_of(entry)} {run['scenario']}{load}"
 
 
 def _median(figures: Json, name: str, scale: float = 1.0) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from markupsafe import Markup
 
 from lm_eval_exl2.compare.render import svg
+from lm_eval_exl2.compare.render.axes import Frame
 from lm_eval_exl2.compare.render.words import ABSENT, is_known, number
 
 
@@ -44,19 +45,19 @@ class Plot:
     """Whether names stand beside the points."""
 
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 26, 40
-
-
 def draw(plot: Plot) -> Markup:
     """Draw points, whiskers, names and axes."""
     all_points = [*plot.points, *([plot.baseline] if plot.baseline else [])]
     heights = [end for each in all_points for end in (each.y, each.lower, each.upper)]
     lines = [plot.accepted]
-    x = svg.scale([each.x for each in all_points], _LEFT, plot.width - _RIGHT)
-    y = svg.scale(
-        [each for each in [*heights, *lines] if is_known(each)], plot.height - _BOTTOM, _TOP
-    )
-    body = [_axes(plot, x, y), *_across(plot, y), *(_point(each, x, y) for each in plot.points)]
+    frame = Frame(plot.width, plot.height)
+    x = frame.x_scale([each.x for each in all_points])
+    y = frame.y_scale([each for each in [*heights, *lines] if is_known(each)])
+    body = [
+        frame.axes(x, y, x_title=plot.x_title, y_title=plot.y_title),
+        *_across(plot, frame, y),
+        *(_point(each, x, y) for each in plot.points),
+    ]
     if plot.baseline:
         body.append(_diamond(plot.baseline, x, y))
     if plot.named:
@@ -64,29 +65,11 @@ def draw(plot: Plot) -> Markup:
     return svg.drawing(plot.width, plot.height, "".join(body), says=plot.says)
 
 
-def _axes(plot: Plot, x: svg.Scale, y: svg.Scale) -> str:
-    bottom, right = plot.height - _BOTTOM, plot.width - _RIGHT
-    parts = [svg.label(8, 14, plot.y_title, class_="axis-title")]
-    for tick in y.ticks():
-        parts.append(svg.element("line", x1=_LEFT, x2=right, y1=y(tick), y2=y(tick), class_="grid"))
-        text = y.tick_text(tick)
-        parts.append(svg.label(_LEFT - 6, y(tick) + 4, text, text_anchor="end", class_="tick"))
-    for tick in x.ticks():
-        text = x.tick_text(tick)
-        parts.append(svg.label(x(tick), bottom + 16, text, text_anchor="middle", class_="tick"))
-    parts.append(svg.element("line", x1=_LEFT, x2=right, y1=bottom, y2=bottom, class_="axis"))
-    middle = (_LEFT + right) / 2
-    parts.append(
-        svg.label(middle, bottom + 33, plot.x_title, text_anchor="middle", class_="axis-title")
-    )
-    return "".join(parts)
-
-
-def _across(plot: Plot, y: svg.Scale) -> list[str]:
+def _across(plot: Plot, frame: Frame, y: svg.Scale) -> list[str]:
     found = [(plot.baseline and plot.baseline.y, "baseline"), (plot.accepted, "accepted")]
     return [
         svg.element(
-            "line", x1=_LEFT, x2=plot.width - _RIGHT, y1=y(at), y2=y(at), class_=f"across {name}"
+            "line", x1=frame.left, x2=frame.right, y1=y(at), y2=y(at), class_=f"across {name}"
         )
         for at, name in found
         if is_known(at)
