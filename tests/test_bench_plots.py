@@ -46,7 +46,9 @@ def test_the_distribution_of_latencies_counts_from_the_schedule_and_leaves_out_w
         (pytest.approx(100), 50),
         (pytest.approx(300), 100),
     ]
-    assert plots._shares(REQUESTS, plots._tpot) == [(pytest.approx(100), 100)]
+    assert plots._tpot(REQUESTS[0]) == pytest.approx(0.1)
+    assert plots._tpot(REQUESTS[1]) is None
+    assert plots._shares(REQUESTS, plots._tpot) == []  # one value is no distribution
     assert plots._shares(REQUESTS, plots._end_to_end) == [
         (pytest.approx(100), 50),
         (pytest.approx(1300), 100),

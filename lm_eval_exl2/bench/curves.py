@@ -47,8 +47,8 @@ def draw(curves: Curves) -> Markup:
     body = [frame.axes(x, y, x_title=curves.x_title, y_title=curves.y_title)]
     for number, line in enumerate(curves.lines):
         body += _line(line, number, x, y, marked=curves.marked)
-        body.append(_legend(line.name, number, curves.height + _LEGEND_PX * number))
-    height = curves.height + _LEGEND_PX * len(curves.lines)
+        body.append(_legend(line.name, number, curves.height + _LEGEND_PX * number + 6))
+    height = curves.height + _LEGEND_PX * len(curves.lines) + 6
     return svg.drawing(curves.width, height, "".join(body), says=curves.says)
 
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from lm_eval_exl2.bench.curves import Curves, Line, draw
 from lm_eval_exl2.bench.prompt_bench import FIXED_LENGTH
-from lm_eval_exl2.bench.report import name_of, runs_of, title_of
+from lm_eval_exl2.bench.report import load_of, name_of, runs_of
 from lm_eval_exl2.compare.render import scatter
 from lm_eval_exl2.compare.render.plots import STATE_CLASSES, Figure
 from lm_eval_exl2.compare.render.scatter import Plot, Point
@@ -47,17 +47,13 @@ def _latencies(document: Json) -> Figure:
         "time per output token": _tpot,
         "end to end": _end_to_end,
     }
-    drawings: list[Markup] = []
-    for name, measure in measures.items():
-        lines = [
-            Line(title_of(entry, run), shares)
-            for entry, run in runs_of(document)
-            if (shares := _shares(run["requests"], measure))
-        ]
-        if lines:
-            title = f"{name}, ms"
-            says = f"Distribution of {title}, by scenario"
-            drawings.append(draw(Curves(says, title, "share of requests, %", lines)))
+    titles = dict.fromkeys(load_of(run) for _, run in runs_of(document))
+    drawings = [
+        drawn
+        for title in titles
+        for name, measure in measures.items()
+        if (drawn := _distribution(document, title, name, measure)) is not None
+    ]
     return Figure(
         "Latencies",
         drawings,
@@ -66,10 +62,25 @@ def _latencies(document: Json) -> Figure:
     )
 
 
+def _distribution(document: Json, title: str, name: str, measure: _Measure) -> Markup | None:
+    """One latency of one scenario and load, a line per checkpoint."""
+    lines = [
+        Line(name_of(entry), shares)
+        for entry, run in runs_of(document)
+        if load_of(run) == title and (shares := _shares(run["requests"], measure))
+    ]
+    if not lines:
+        return None
+    says = f"Distribution of the {name}, {title}"
+    return draw(Curves(says, f"{name}, ms", f"{title}: share of requests, %", lines, width=360))
+
+
 def _shares(requests: Sequence[Json], measure: _Measure) -> list[tuple[float, float]]:
-    """The empirical distribution of what can be measured: (ms, per cent)."""
+    """The empirical distribution of what can be measured: (ms, per cent); of one value, none."""
     finished = [request for request in requests if request["outcome"] == "finished"]
     values = sorted(value * _MS for each in finished if (value := measure(each)) is not None)
+    if len(values) < 2:
+        return []
     return [(value, 100 * place / len(values)) for place, value in enumerate(values, 1)]
 
 

@@ -261,8 +261,13 @@ def name_of(entry: Json) -> str:
 
 def title_of(entry: Json, run: Json) -> str:
     """Return the name of a scenario's run, with its load."""
+    return f"{name_of(entry)} {load_of(run)}"
+
+
+def load_of(run: Json) -> str:
+    """Return a scenario with its load."""
     load = "" if run["load_qps"] is None else f" {run['load_qps']:g}/s"
-    return f"{name_of(entry)} {run['scenario']}{load}"
+    return f"{run['scenario']}{load}"
 
 
 def _median(figures: Json, name: str, scale: float = 1.0) -> str:
