@@ -10,14 +10,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import resource
 import signal
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from lm_eval.api.instance import Instance
 
 from lm_eval_exl2.lm import Exl2LM
@@ -34,8 +33,7 @@ if TYPE_CHECKING:
     from lm_eval_exl2.replicas.replica import About
 
 # Hangs are noticed after so long.
-_STALL_S = 3.0
-_MEMORY_LEFT_BYTES = 1 << 20
+_STALL_S = 15.0
 
 
 class Outcome(NamedTuple):
@@ -47,13 +45,16 @@ class Outcome(NamedTuple):
 
 
 class FaultyReplica(RayReplica):
-    """Raises in the middle of its work on SIGUSR1, stands still on SIGUSR2."""
+    """In the middle of its work, raises on SIGUSR1, stands still on SIGUSR2.
+
+    On SIGRTMIN it asks PyTorch for more memory than there is.
+    """
 
     def open(self, options: Options) -> About:
         """See `Replica.open`."""
         about = super().open(options)
         told: list[int] = []
-        for number in (signal.SIGUSR1, signal.SIGUSR2):
+        for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGRTMIN):
             signal.signal(number, lambda number, _frame: told.append(number))
         engine: Any = self.computer.engine
         forward = engine.forward
@@ -61,6 +62,8 @@ class FaultyReplica(RayReplica):
         def disturbed(*arguments: Any, **options: Any) -> Any:
             if told and told[0] == signal.SIGUSR1:
                 raise RuntimeError("an exception that was injected")
+            if told and told[0] == signal.SIGRTMIN:
+                torch.empty(1 << 46, dtype=torch.uint8)
             while told:
                 time.sleep(1.0)
             return forward(*arguments, **options)
@@ -69,17 +72,10 @@ class FaultyReplica(RayReplica):
         return about
 
 
-def _starve(pid: int) -> None:
-    """Leave a process next to no memory that it does not have already."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + _MEMORY_LEFT_BYTES
-    resource.prlimit(pid, resource.RLIMIT_AS, (limit, limit))
-
-
 FAULTS: dict[str, Callable[[int], None]] = {
     "kill -9 of a replica": lambda pid: os.kill(pid, signal.SIGKILL),
     "an exception in a replica": lambda pid: os.kill(pid, signal.SIGUSR1),
-    "out of memory in a replica": _starve,
+    "out of memory in a replica": lambda pid: os.kill(pid, signal.SIGRTMIN),
     "a replica hangs": lambda pid: os.kill(pid, signal.SIGUSR2),
     "the process of a replica is frozen": lambda pid: os.kill(pid, signal.SIGSTOP),
 }

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from lm_eval_exl2.prefix_tree import shared_length, sort_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from lm_eval_exl2.generation import Continuation, Ending, Prompt
     from lm_eval_exl2.records import Score, ScoreRequest
@@ -68,7 +68,10 @@ def cut_scoring(requests: Sequence[ScoreRequest]) -> list[WorkUnit]:
     Every request is in exactly one of them, and a unit's `tokens` are exactly its distinct proper
     prefixes. Takes 4 bytes per token while it sorts.
     """
-    sorted_ = _sort([*request.context_ids, *request.target_ids[:-1]] for request in requests)
+    # The last target token is never an input. Keys of two parts, joined, are the key of the whole.
+    sorted_ = _sort(
+        [sort_key(each.context_ids) + sort_key(each.target_ids[:-1]) for each in requests]
+    )
     lengths = [
         len(requests[place].context_ids) + len(requests[place].target_ids) - 1
         for place in sorted_.order
@@ -91,7 +94,7 @@ def cut_generation(prompts: Sequence[Prompt], ending: Ending) -> list[WorkUnit]:
         prompts: What to continue; each comes with its seed.
         ending: How texts end.
     """
-    sorted_ = _sort(prompt.token_ids for prompt in prompts)
+    sorted_ = _sort([sort_key(prompt.token_ids) for prompt in prompts])
     ordered = [prompts[place] for place in sorted_.order]
     own = [
         len(prompt.token_ids) - shared + prompt.max_new_tokens
@@ -109,8 +112,7 @@ def cut_generation(prompts: Sequence[Prompt], ending: Ending) -> list[WorkUnit]:
     ]
 
 
-def _sort(sequences: Iterable[Sequence[int]]) -> _Sequences:
-    keys = [sort_key(sequence) for sequence in sequences]
+def _sort(keys: Sequence[bytes]) -> _Sequences:
     order = sorted(range(len(keys)), key=keys.__getitem__)
     before = [b"", *(keys[place] for place in order)]
     shared = [shared_length(one, keys[place]) for one, place in zip(before, order, strict=False)]
