@@ -28,6 +28,7 @@ from readme_checks import (
     sandbox_table,
     wikitext2_table,
 )
+from readme_replicas import faults_table, replicas_table
 
 from lm_eval_exl2.checkpoint.architectures import ARCHITECTURES
 from lm_eval_exl2.options import ALIASES, IGNORED, REFUSED, Options
@@ -260,6 +261,8 @@ PARTS = {
         "planning": planning_text,
         "generation": generation_table,
         "load": load_table,
+        "replicas": replicas_table,
+        "faults": faults_table,
     },
 }
 

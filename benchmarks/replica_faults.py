@@ -11,17 +11,19 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import ray
 import torch
 from lm_eval.api.instance import Instance
 
 from lm_eval_exl2.lm import Exl2LM
 from lm_eval_exl2.options import parse_options
-from lm_eval_exl2.replicas.dealing import Limits
+from lm_eval_exl2.replicas.limits import Limits
 from lm_eval_exl2.replicas.ray_replicas import RayReplica, RayReplicas
 from lm_eval_exl2.replicas.replicated import Replicated
 
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from lm_eval_exl2.options import Options
     from lm_eval_exl2.replicas.replica import About
 
+# Processes of Ray need not find this file.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 # Hangs are noticed after so long.
 _STALL_S = 15.0
 

@@ -10,8 +10,9 @@ from simulated_replicas import KINDS, Costs, Mishap, SimulatedReplicas, answer_o
 from lm_eval_exl2.errors import ReplicaError, ScoreError
 from lm_eval_exl2.records import ScoreRequest, TokenCounts
 from lm_eval_exl2.replicas.cut import WorkUnit
-from lm_eval_exl2.replicas.dealing import Dealer, Limits, State
+from lm_eval_exl2.replicas.dealing import Dealer, State
 from lm_eval_exl2.replicas.driving import Driver, Event
+from lm_eval_exl2.replicas.limits import Limits
 from lm_eval_exl2.replicas.replica import Report
 
 

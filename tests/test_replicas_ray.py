@@ -38,7 +38,7 @@ def opened(replicas, **more):
     """The demo on so many replicas; also on one, which the option itself means otherwise."""
     from lm_eval_exl2.lm import Exl2LM
     from lm_eval_exl2.options import parse_options
-    from lm_eval_exl2.replicas.dealing import Limits
+    from lm_eval_exl2.replicas.limits import Limits
     from lm_eval_exl2.replicas.ray_replicas import RayReplicas
     from lm_eval_exl2.replicas.replicated import Replicated
 
@@ -111,7 +111,7 @@ def test_a_replica_with_another_checkpoint_is_refused_by_its_node():
 
     from lm_eval_exl2.errors import ReplicaError
     from lm_eval_exl2.options import parse_options
-    from lm_eval_exl2.replicas.dealing import Limits
+    from lm_eval_exl2.replicas.limits import Limits
     from lm_eval_exl2.replicas.ray_replicas import RayReplicas
     from lm_eval_exl2.replicas.replicated import Replicated
 

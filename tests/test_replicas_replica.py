@@ -16,8 +16,8 @@ from lm_eval_exl2.options import parse_options
 from lm_eval_exl2.records import ScoreRequest
 from lm_eval_exl2.replicas import cut, replica
 from lm_eval_exl2.replicas.cut import WorkUnit, cut_generation, cut_scoring
-from lm_eval_exl2.replicas.dealing import Limits
 from lm_eval_exl2.replicas.driving import Driver, Event
+from lm_eval_exl2.replicas.limits import Limits
 from lm_eval_exl2.replicas.replica import Replica, Report
 
 OPTIONS = parse_options({"pretrained": "demo"})

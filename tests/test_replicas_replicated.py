@@ -11,8 +11,8 @@ from lm_eval_exl2.generation import Ending, Prompt
 from lm_eval_exl2.options import parse_options
 from lm_eval_exl2.records import EngineInfo, Score, ScoreRequest, TokenCounts
 from lm_eval_exl2.replicas import cut
-from lm_eval_exl2.replicas.dealing import Limits
 from lm_eval_exl2.replicas.driving import Event
+from lm_eval_exl2.replicas.limits import Limits
 from lm_eval_exl2.replicas.replica import About, Report
 from lm_eval_exl2.replicas.replicated import Replicated, open_replicas
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from lm_eval_exl2.errors import Exl2EvalError
     from lm_eval_exl2.replicas.cut import Answer, WorkUnit
-    from lm_eval_exl2.replicas.dealing import Limits
+    from lm_eval_exl2.replicas.limits import Limits
     from lm_eval_exl2.replicas.replica import Report
 
 logger = logging.getLogger(__name__)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 # For units and reports in flight; each takes kilobytes.
 _OBJECT_STORE_BYTES = 256 << 20
+_CONNECT_S = 10.0
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 # What must be the same for answers to be; names of `EngineInfo`.
 _SAME = ("name", "version", "dtype", "attention", "max_length", "vocab_size", "parameters")
 
@@ -179,18 +183,26 @@ def _connect() -> bool:
         "object_store_memory": _OBJECT_STORE_BYTES,
     }
     try:
+        _knock(address)
         ray.init(
             address=address,
             log_to_driver=False,
             logging_level=logging.ERROR,
             **(local if address == "local" else {}),
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ReplicaError(
             f"no Ray cluster at {address} ({_one_line(error)}); correct RAY_ADDRESS, or unset it "
             "to run on this machine"
         ) from error
     return True
+
+
+def _knock(address: str) -> None:
+    """Fail at once where nothing listens at `host:port`: Ray would try for many minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
 
 
 def _threads(share: int) -> int:
@@ -200,4 +212,4 @@ def _threads(share: int) -> int:
 
 
 def _one_line(error: BaseException | None) -> str:
-    return " ".join(str(error).split())[:300]
+    return " ".join(_COLOURS.sub("", str(error)).split())[:300]

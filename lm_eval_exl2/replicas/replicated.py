@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, cast
 from lm_eval_exl2.errors import MissingDependencyError, ReplicaError
 from lm_eval_exl2.records import TokenCounts
 from lm_eval_exl2.replicas.cut import cut_generation, cut_scoring
-from lm_eval_exl2.replicas.dealing import Limits, State
+from lm_eval_exl2.replicas.dealing import State
 from lm_eval_exl2.replicas.driving import Driver
+from lm_eval_exl2.replicas.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
