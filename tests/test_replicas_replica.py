@@ -1,6 +1,8 @@
 """A replica without Ray: units answered in a thread, reports that show what became of them."""
 
 import pickle
+import subprocess
+import sys
 import threading
 import time
 
@@ -136,9 +138,9 @@ class Same(Replica):
         super().__init__()
         self.computer = other.computer
 
-    def _answer(self, unit, found):
+    def _answers(self, unit):
         with self.turn:
-            super()._answer(unit, found)
+            yield from super()._answers(unit)
 
 
 def test_a_replica_says_what_it_has_opened(opened, exl2):
@@ -236,6 +238,21 @@ def test_reports_come_while_the_engine_stands_still_and_show_it():
     assert first.counts.forwarded == 0
     made.computer.engine.gate.set()
     assert reports_end(made).is_finished
+
+
+@pytest.mark.slow
+def test_a_process_ends_while_its_engine_hangs():
+    code = """
+import time
+from types import SimpleNamespace
+from lm_eval_exl2.records import TokenCounts
+from lm_eval_exl2.replicas.cut import WorkUnit
+from lm_eval_exl2.replicas.replica import Replica
+made = Replica()
+made.computer = SimpleNamespace(counts=TokenCounts(), score=lambda _: time.sleep(99))
+made.give(1, WorkUnit([], 0))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def reports_end(made):

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
-from threading import Event
+from threading import Event, Thread
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from lm_eval_exl2 import __version__
@@ -25,7 +24,6 @@ from lm_eval_exl2.errors import EngineMemoryError, Exl2EvalError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from concurrent.futures import Future
 
     from lm_eval_exl2.generation import Prompt
     from lm_eval_exl2.options import Options
@@ -69,11 +67,23 @@ class Report:
 
 @dataclass(slots=True)
 class _Task:
-    """A unit that is being answered."""
+    """A unit that is being answered; as a context it notes how that ended."""
 
     ticket: int
-    future: Future[None]
+    unit: WorkUnit
+    wake: Event
     found: SimpleQueue[Answer]
+    failure: BaseException | None = None
+    is_done: bool = False
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, failure: BaseException | None, _trace: object) -> bool:
+        self.failure = failure
+        self.is_done = True
+        self.wake.set()
+        return True
 
 
 class Replica:
@@ -82,9 +92,11 @@ class Replica:
     def __init__(self) -> None:
         """Make a replica without a model; see `open`."""
         self.computer: OneProcess
-        self._thread = ThreadPoolExecutor(1, "replica")
         self._wake = Event()
         self._task: _Task | None = None
+        self._given: SimpleQueue[_Task] = SimpleQueue()
+        # A daemon: a process that is told to end must not wait for a unit, which may hang.
+        Thread(target=self._work, name="replica", daemon=True).start()
 
     def open(self, options: Options) -> About:
         """Find and load the checkpoint on this machine.
@@ -115,10 +127,8 @@ class Replica:
             ticket: Is repeated in the reports.
             unit: What to answer.
         """
-        found: SimpleQueue[Answer] = SimpleQueue()
-        future = self._thread.submit(self._answer, unit, found)
-        self._task = _Task(ticket, future, found)
-        future.add_done_callback(lambda _: self._wake.set())
+        self._task = _Task(ticket, unit, self._wake, SimpleQueue())
+        self._given.put(self._task)
 
     def take(self) -> Report:
         """Wait for answers, the end of the unit or the time to show a sign of life; report.
@@ -130,14 +140,13 @@ class Replica:
             raise RuntimeError("a replica was asked for a report without a unit")
         self._wake.wait(REPORT_S)
         self._wake.clear()
-        is_done = self._task.future.done()  # asked first: what it found is all in the queue then
+        is_done = self._task.is_done  # asked first: what it found is all in the queue then
         answers = list(_drained(self._task.found))
         counts = deepcopy(self.computer.counts)
         report = Report(self._task.ticket, answers, counts)
         if not is_done:
             return report
-        failure = self._task.future.exception()
-        self._task = None
+        failure, self._task = self._task.failure, None
         if failure is None:
             return replace(report, is_finished=True)
         if isinstance(failure, Exl2EvalError) and not isinstance(failure, EngineMemoryError):
@@ -145,11 +154,14 @@ class Replica:
         reason = " ".join(str(failure).split())[:300]
         return replace(report, fault=f"{type(failure).__name__}: {reason}")
 
-    def _answer(self, unit: WorkUnit, found: SimpleQueue[Answer]) -> None:
-        for answer in self._answers(unit):
-            found.put(answer)
-            if found.qsize() >= REPORT_ANSWERS:
-                self._wake.set()
+    def _work(self) -> None:
+        while True:
+            task = self._given.get()
+            with task:
+                for answer in self._answers(task.unit):
+                    task.found.put(answer)
+                    if task.found.qsize() >= REPORT_ANSWERS:
+                        self._wake.set()
 
     def _answers(self, unit: WorkUnit) -> Iterator[Answer]:
         if unit.ending is None:
