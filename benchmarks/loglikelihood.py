@@ -252,7 +252,7 @@ def measure_plan_cost(
                 ours.engine.tile_cost = TileCost(
                     built_in.call * setting["call"], built_in.pair, built_in.merge
                 )
-                ours._budget = Budget(setting["tokens"])
+                ours.computer.budget = Budget(setting["tokens"])
                 kept.append(paired.ask(ours, workload.kind, requests)[1])
         default = seconds[settings.index({"call": 1, "tokens": 2048})]
         for kept, setting in zip(seconds, settings, strict=True):
@@ -260,7 +260,8 @@ def measure_plan_cost(
             ratio = round(statistics.median(ratios), 3)
             row = {"workload": name, **setting, "runs": args.pairs, "seconds_ratio": ratio}
             rows.append(row)
-    ours.engine.tile_cost, ours._budget = built_in, Budget(ours.engine.info.max_batch_tokens)
+    ours.engine.tile_cost = built_in
+    ours.computer.budget = Budget(ours.engine.info.max_batch_tokens)
     return rows
 
 

@@ -183,16 +183,19 @@ def header(args: argparse.Namespace, script: str) -> dict[str, Any]:
     }
 
 
-def joined(path: Path, result: dict[str, Any], order: Iterable[str]) -> dict[str, Any]:
+def joined(
+    path: Path, result: dict[str, Any], order: Iterable[str], *, key: str = "workload"
+) -> dict[str, Any]:
     """Keep what an earlier run measured and this one did not; a row knows its commit and command.
 
     Args:
         path: The earlier result, if there is one.
         result: The new one, with some rows.
         order: All rows.
+        key: What names a row.
     """
     where = {key: result[key] for key in ("date", "commit", "command")}
-    rows = {row["workload"]: row | where for row in result["rows"]}
+    rows = {row[key]: row | where for row in result["rows"]}
     kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"rows": []}
-    rows = {row["workload"]: row for row in kept["rows"]} | rows
+    rows = {row[key]: row for row in kept["rows"]} | rows
     return kept | result | {"rows": [rows[name] for name in order if name in rows]}

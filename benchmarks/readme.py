@@ -30,6 +30,7 @@ from readme_checks import (
     sandbox_table,
     wikitext2_table,
 )
+from readme_replicas import faults_table, replicas_table
 
 from lm_eval_exl2.checkpoint.architectures import ARCHITECTURES
 from lm_eval_exl2.options import ALIASES, IGNORED, REFUSED, Options
@@ -265,6 +266,8 @@ PARTS = {
         "load": load_table,
         "prompt bench": prompt_bench_table,
         "bench": bench_table,
+        "replicas": replicas_table,
+        "faults": faults_table,
     },
 }
 

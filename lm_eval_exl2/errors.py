@@ -33,6 +33,10 @@ class EngineMemoryError(Exl2EvalError, RuntimeError):
     """A step did not fit into memory, even as small as it can be made."""
 
 
+class ReplicaError(Exl2EvalError, RuntimeError):
+    """Replicas cannot be started, do not hold the same model, or keep failing."""
+
+
 class ScoreError(Exl2EvalError, RuntimeError):
     """The model produced something that must not become a score (NaN, infinity)."""
 

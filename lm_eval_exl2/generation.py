@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lm_eval_exl2.records import GenerateRequest
 from lm_eval_exl2.stops import StopScanner
@@ -34,6 +34,17 @@ class Prompt:
     """Stop strings."""
     sampling: Mapping[str, Any]
     """transformers' sampling parameters; empty for greedy decoding."""
+    seed: int = 0
+    """Of its own random stream; see `with_seeds`."""
+
+
+class Ending(NamedTuple):
+    """What ends texts, besides their own stop strings."""
+
+    eos_ids: frozenset[int]
+    """Tokens that end any text."""
+    think_end: str | int | None = None
+    """Token or string before which stop strings do not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +102,7 @@ class _Watch:
 
 
 def generate(
-    prompts: Sequence[Prompt],
-    engine: Engine,
-    encoder: Encoder,
-    *,
-    eos_ids: frozenset[int],
-    think_end: str | int | None = None,
-    seed: int = 1234,
+    prompts: Sequence[Prompt], engine: Engine, encoder: Encoder, ending: Ending
 ) -> Iterator[Continuation]:
     """Continue all prompts, yielding each when it is finished, in no particular order.
 
@@ -105,10 +110,9 @@ def generate(
         prompts: What to continue; neighbours in the engine are those with common beginnings.
         engine: Produces tokens.
         encoder: Turns tokens into text to look for stop strings in.
-        eos_ids: Tokens that end any text.
-        think_end: Token or string before which stop strings do not count.
-        seed: With a prompt's own content and repeat number, the seed of its random stream.
+        ending: What ends texts.
     """
+    eos_ids, think_end = ending
     silent_ids = frozenset(token for token in eos_ids if encoder.is_special(token))
     watches = {
         prompt.index: _Watch(
@@ -121,7 +125,6 @@ def generate(
         )
         for prompt in prompts
     }
-    seeds = _seeds(prompts, seed)
     yield from (Continuation(prompt.index, []) for prompt in prompts if not prompt.max_new_tokens)
     ordered = sorted(
         (prompt for prompt in prompts if prompt.max_new_tokens),
@@ -133,7 +136,7 @@ def generate(
             prompt_ids=prompt.token_ids,
             max_new_tokens=prompt.max_new_tokens,
             sampling=prompt.sampling,
-            seed=seeds[prompt.index],
+            seed=prompt.seed,
             min_new_tokens=prompt.min_new_tokens,
             stop_ids=eos_ids,
         )
@@ -149,17 +152,22 @@ def generate(
             yield Continuation(token.index, watch.token_ids, is_cut=not watch.has_ended)
 
 
-def _seeds(prompts: Sequence[Prompt], seed: int) -> dict[int, int]:
-    """Give each prompt a seed that depends on its content and repeat number, not on order."""
+def with_seeds(prompts: Sequence[Prompt], seed: int) -> list[Prompt]:
+    """Give each prompt a seed that depends on its content and repeat number, not on order.
+
+    Args:
+        prompts: All prompts of a call: repeats are counted over them.
+        seed: Of the run.
+    """
     repeats: Counter[str] = Counter()
-    seeds: dict[int, int] = {}
+    seeded: list[Prompt] = []
     for prompt in prompts:
         content = json.dumps([prompt.token_ids, dict(prompt.sampling)], sort_keys=True)
         text = f"{seed}|{repeats[content]}|{content}"
         repeats[content] += 1
         digest = hashlib.sha256(text.encode()).digest()
-        seeds[prompt.index] = int.from_bytes(digest[:8], "big") >> 1
-    return seeds
+        seeded.append(replace(prompt, seed=int.from_bytes(digest[:8], "big") >> 1))
+    return seeded
 
 
 def text_of(

@@ -23,16 +23,16 @@ from lm_eval.api.registry import register_model
 # This import registers the built-in models; registered first, ours would keep them out.
 from lm_eval.models.utils import configure_pad_token, postprocess_generated_text
 
-from lm_eval_exl2 import __version__, chat, generation, scoring
+from lm_eval_exl2 import __version__, chat, generation
 from lm_eval_exl2.cache_guard import check_cache
 from lm_eval_exl2.checkpoint import Checkpoint
 from lm_eval_exl2.checkpoint.locate import locate
+from lm_eval_exl2.computing import OneProcess
 from lm_eval_exl2.encode import Encoder, load_tokenizer
 from lm_eval_exl2.engines.select import open_engine
 from lm_eval_exl2.errors import OptionError, RequestError
 from lm_eval_exl2.fitting import check_ids, fit_window
 from lm_eval_exl2.options import parse_options
-from lm_eval_exl2.plan import Budget
 from lm_eval_exl2.progress import Progress
 from lm_eval_exl2.prompts import PromptMaker
 from lm_eval_exl2.provenance import describe, resolve_window
@@ -42,7 +42,9 @@ if TYPE_CHECKING:
 
     from lm_eval.api.instance import Instance
 
+    from lm_eval_exl2.computing import Computer
     from lm_eval_exl2.encode import Encoded
+    from lm_eval_exl2.records import ScoreRequest
 
 logger = logging.getLogger(__name__)
 
@@ -80,14 +82,12 @@ class Exl2LM(TemplateLM):
             add_bos_token=options.add_bos_token,
             prefix_token_id=options.prefix_token_id,
         )
-        self.engine = open_engine(self.checkpoint, options)
-        self._device = self.engine.info.device
+        self.computer = self._open_computer()
+        info = self.computer.info
+        self._device = info.device
+        self._window = resolve_window(options, info)
         self._at_limit: Counter[str] = Counter()
-        self._window = resolve_window(options, self.engine.info)
         self.think_end = chat.resolve_think_end(self.encoder, options.think_end_token)
-        self._budget = Budget(
-            self.engine.info.max_batch_tokens, options.batch_size or options.max_batch_size
-        )
         self._chat = chat.ChatTemplates(
             self.tokenizer,
             options.chat_template_args or {},
@@ -97,10 +97,29 @@ class Exl2LM(TemplateLM):
             "%s: %s, engine %s on %s in %s, window %d tokens",
             options.pretrained,
             self.checkpoint.kind,
-            self.engine.info.name,
-            self.engine.info.device,
-            self.engine.info.dtype,
+            info.name,
+            info.device,
+            info.dtype,
             self._window,
+        )
+
+    def _open_computer(self) -> Computer:
+        if self.options.data_parallel_size == 1:
+            self.engine = open_engine(self.checkpoint, self.options)
+            return OneProcess(self.engine, self.encoder, self.options)
+        from lm_eval_exl2.replicas.replicated import open_replicas
+
+        return open_replicas(
+            self.options, self._location, self._digest, describe=self._describe_request
+        )
+
+    def _describe_request(self, request: ScoreRequest | generation.Prompt) -> str:
+        if isinstance(request, generation.Prompt):
+            ids = request.token_ids
+        else:
+            ids = [*request.context_ids, *request.target_ids]
+        return (
+            f"request {request.index}, {len(ids)} tokens ending in {self.tok_decode(ids[-16:])!r}"
         )
 
     # -- what the harness reads ------------------------------------------------------------
@@ -128,12 +147,12 @@ class Exl2LM(TemplateLM):
     @property
     def batch_size(self) -> int | str:
         """Sequences per forward, or `auto` for the token budget."""
-        return self._budget.rows or "auto"
+        return self.options.batch_size or self.options.max_batch_size or "auto"
 
     @property
     def batch_sizes(self) -> dict[str, int]:
         """Most sequences that shared a forward, by kind of request."""
-        return self.engine.counts.batch_sizes
+        return self.computer.counts.batch_sizes
 
     @property
     def tokenizer_name(self) -> str:
@@ -148,18 +167,20 @@ class Exl2LM(TemplateLM):
 
     def get_model_info(self) -> dict[str, Any]:
         """Return what was evaluated and how, for `results.json`."""
+        counts = self.computer.counts
         return describe(
-            self.options, self.checkpoint, self.engine.info, self._location, self._digest
+            self.options, self.checkpoint, self.computer.info, self._location, self._digest
         ) | {
             "max_length": self._window,
-            "tokens_forwarded": self.engine.counts.forwarded,
-            "tokens_retried": self.engine.counts.retried,
+            "tokens_forwarded": counts.forwarded,
+            "tokens_retried": counts.retried,
             "generations_at_limit": {task: cut for task, cut in self._at_limit.items() if cut},
             **self._drafts(),
+            **self.computer.facts(),
         }
 
     def _drafts(self) -> dict[str, int]:
-        counts = self.engine.counts
+        counts = self.computer.counts
         return (
             {
                 "draft_tokens_proposed": counts.drafted,
@@ -189,7 +210,7 @@ class Exl2LM(TemplateLM):
 
     def _answer_options(self) -> tuple[Any, ...]:
         """Settings that change answers without showing in a request."""
-        info, options = self.engine.info, self.options
+        info, options = self.computer.info, self.options
         return (
             info.name,
             info.dtype,
@@ -299,11 +320,11 @@ class Exl2LM(TemplateLM):
         self._check_ids(ids for r in fitted.wanted for ids in (r.context_ids, r.target_ids))
         for index in fitted.empty:
             yield index, (0.0, True)
-        for score in scoring.score(fitted.wanted, self.engine, self._budget):
+        for score in self.computer.score(fitted.wanted):
             yield score.index, (score.logprob, score.is_greedy)
 
     def _check_ids(self, sequences: Iterable[Sequence[int]]) -> None:
-        vocabulary = self.engine.info.vocab_size
+        vocabulary = self.computer.info.vocab_size
         if self.encoder.largest_id >= vocabulary:
             check_ids(sequences, vocabulary)
 
@@ -320,15 +341,9 @@ class Exl2LM(TemplateLM):
         self._check_ids(prompt.token_ids for prompt in jobs.prompts)
         texts = [""] * len(requests)
         with self._progress(len(requests), "generate_until", disable_tqdm) as progress:
-            continuations = generation.generate(
-                jobs.prompts,
-                self.engine,
-                self.encoder,
-                eos_ids=maker.eos_ids,
-                think_end=self.think_end,
-                seed=self.options.seed,
-            )
-            for found in continuations:
+            prompts = generation.with_seeds(jobs.prompts, self.options.seed)
+            ending = generation.Ending(maker.eos_ids, self.think_end)
+            for found in self.computer.generate(prompts, ending):
                 until = jobs.until[found.index]
                 text = generation.text_of(
                     found.token_ids,
@@ -352,7 +367,7 @@ class Exl2LM(TemplateLM):
         return disable_tqdm or self.options.disable_tqdm or self.rank != 0
 
     def _progress(self, total: int, kind: str, disable_tqdm: bool) -> Progress:
-        return Progress(total, kind, self.engine.counts, quiet=self._quiet(disable_tqdm))
+        return Progress(total, kind, self.computer, quiet=self._quiet(disable_tqdm))
 
 
 def _refuse_several_processes() -> None:
@@ -364,6 +379,6 @@ def _refuse_several_processes() -> None:
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes not in ("", "0", "1"):
         raise OptionError(
-            f"started by a launcher with {processes} processes, but exl2 runs in one; start it "
-            "with --num_processes 1"
+            f"started by a launcher with {processes} processes, but exl2 runs in one; start "
+            f"lm_eval without the launcher and give data_parallel_size={processes}"
         )

@@ -130,6 +130,11 @@ class Options:
         False, lambda n, v: bool(read.flag(n, v)), "exllamav2: do not use xformers"
     )
     lora: str | None = _option(None, read.text, "exllamav2: folder of an adapter")
+    data_parallel_size: int = _option(
+        1,
+        lambda n, v: read.count(n, v) or 1,
+        "replicas on Ray, one per card or share of the CPU; a cluster if RAY_ADDRESS names one",
+    )
     seed: int = _option(1234, lambda n, v: read.whole(n, v) or 0, "seed of sampled generations")
     trust_remote_code: bool = _option(
         False, lambda n, v: bool(read.flag(n, v)), "let tokenizer and config code of the hub run"
@@ -171,7 +176,6 @@ REFUSED = {
     "autogptq": Foreign(_NOTHING, "4-bit GPTQ directories load by themselves; leave it out"),
     "gptqmodel": Foreign(_NOTHING, "4-bit GPTQ directories load by themselves; leave it out"),
     "gguf_file": Foreign(_NOTHING, "GGUF is not supported; use --model hf for it"),
-    "data_parallel_size": Foreign((None, 1), "replicas are not in this version; leave it out"),
 }
 
 
@@ -222,5 +226,21 @@ def _check_combinations(options: Options) -> None:
         raise OptionError("pretrained is missing: --model_args pretrained=DIRECTORY_OR_HUB_ID")
     if options.draft_model is not None and options.ngram_draft:
         raise OptionError("draft_model and ngram_draft propose the same tokens; give one of them")
+    if options.data_parallel_size > 1:
+        _check_replicas(options)
     if options.enable_thinking and options.think_end_token is None:
         raise OptionError("enable_thinking=True needs think_end_token, the end of the reasoning")
+
+
+def _check_replicas(options: Options) -> None:
+    """Check that every replica can be left to find its own cards."""
+    if options.gpu_split == "auto":
+        raise OptionError(
+            "data_parallel_size with gpu_split=auto leaves open how many cards a replica takes; "
+            "give GiB per card, such as gpu_split=[20,24]"
+        )
+    if (options.device or "cuda").removeprefix("cuda") not in ("", ":0", "cpu", "mps"):
+        raise OptionError(
+            f"device={options.device} names one card, but data_parallel_size="
+            f"{options.data_parallel_size} takes a card per replica; leave device out"
+        )

@@ -50,13 +50,13 @@ def build_tree(
         The tree, and for each sequence the preorder positions of its last `tails` tokens.
     """
     tree = PrefixTree()
-    keys = [_sort_key(sequence) for sequence in sequences]
+    keys = [sort_key(sequence) for sequence in sequences]
     positions: list[list[int]] = [[] for _ in sequences]
     path: list[int] = []
     previous = b""
     for index in sorted(range(len(sequences)), key=keys.__getitem__):
         sequence, key = sequences[index], keys[index]
-        shared = _shared_length(previous, key)
+        shared = shared_length(previous, key)
         _close(tree, path, shared)
         first = len(tree)
         path.extend(range(first, first + len(sequence) - shared))
@@ -77,7 +77,7 @@ def _close(tree: PrefixTree, path: list[int], depth: int) -> None:
     del path[depth:]
 
 
-def _sort_key(sequence: Sequence[int]) -> bytes:
+def sort_key(sequence: Sequence[int]) -> bytes:
     """Return bytes that sort like the sequence; comparing them is a memory compare."""
     ids = array("I", sequence)
     if sys.byteorder == "little":
@@ -85,7 +85,7 @@ def _sort_key(sequence: Sequence[int]) -> bytes:
     return ids.tobytes()
 
 
-def _shared_length(one: bytes, other: bytes) -> int:
+def shared_length(one: bytes, other: bytes) -> int:
     """Return how many leading ids two keys share, by bisection on slices."""
     low, high = 0, min(len(one), len(other)) // _ID_BYTES
     while low < high:

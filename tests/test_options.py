@@ -123,7 +123,9 @@ BAD = {
     "alpha word": ({"rope_alpha": "big"}, "expected a positive number"),
     "two drafts": ({"draft_model": "a", "ngram_draft": True}, "give one of them"),
     "tensor parallel size": ({"tensor_parallel_size": 2}, "use `gpu_split`"),
-    "replicas": ({"data_parallel_size": 2}, "replicas are not in this version"),
+    "no replicas": ({"data_parallel_size": 0}, "whole number of at least 1"),
+    "cards of a replica": ({"data_parallel_size": 2, "gpu_split": "auto"}, "how many cards"),
+    "card of replicas": ({"data_parallel_size": 2, "device": "cuda:1"}, "leave device out"),
     "truncation side": ({"truncation_side": "top"}, "expected one of left, middle, right"),
 }
 
