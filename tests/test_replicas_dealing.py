@@ -101,7 +101,7 @@ def test_deaths_hangs_silence_faults_and_repeats_lose_double_and_change_nothing(
     assert not driver.dealer.set_aside
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(sizes.filter(any), st.integers(1, 4), st.data())
 def test_a_request_that_kills_replicas_is_found_and_all_others_are_answered(drawn, replicas, data):
     guilty = data.draw(st.sets(st.integers(0, sum(drawn) - 1), min_size=1, max_size=3))
@@ -112,6 +112,14 @@ def test_a_request_that_kills_replicas_is_found_and_all_others_are_answered(draw
     assert in_order(answers) == everything(drawn, without=guilty)
     assert {each.request.index for each in driver.dealer.set_aside} == guilty
     assert len(driver.dealer.set_aside) == len(guilty)
+
+
+def test_what_is_left_of_a_unit_is_expected_to_take_its_share():
+    """Else the last of many requests would look as long as all of them, and so like a hang."""
+    limits = Limits(strikes=9, stall_s=30.0)
+    answers, driver, _ = drive([1, 90], 1, Poison(89), limits=limits)
+    assert in_order(answers) == everything([1, 90], without={89})
+    assert driver.dealer.totals.finished_tokens == driver.dealer.totals.tokens == 910
 
 
 def test_finding_one_request_in_a_thousand_takes_about_ten_restarts():

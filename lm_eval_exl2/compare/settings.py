@@ -17,14 +17,8 @@ _SUBJECT: Final = {
 _IDLE: Final = {
     *("date", "total_evaluation_time_seconds", "git_hash", "upper_git_hash", "start_time"),
     *("end_time", "batch_sizes", "use_cache", "model_name", "model_name_sanitized", "model_args"),
-    *(
-        "model_source",
-        "tokens_forwarded",
-        "tokens_retried",
-        "generations_at_limit",
-        "chat_template",
-        "system_instruction",
-    ),
+    *("model_source", "tokens_forwarded", "tokens_retried", "generations_at_limit", "nodes"),
+    *("replicas_restarted", "chat_template", "system_instruction"),
 }
 
 

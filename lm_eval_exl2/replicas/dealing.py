@@ -273,8 +273,10 @@ class Dealer:
 
     def _take_apart(self, job: _Job, left: list[Request]) -> None:
         middle = len(left) // 2
+        self.totals.finished_tokens += job.unit.tokens
         for part in (left[:middle], left[middle:]):
-            tokens = job.unit.tokens * len(part) // len(left)
+            tokens = job.unit.tokens * len(part) // len(job.unit.requests)
+            self.totals.finished_tokens -= tokens
             unit = WorkUnit(part, tokens, job.unit.ending)
             # Nothing is concluded about a single request from the company it was in.
             failures = self._limits.tries - 1 if len(part) > 1 else 0
