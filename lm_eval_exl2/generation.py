@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_exl2.records import GenerateRequest
@@ -34,6 +34,8 @@ class Prompt:
     """Stop strings."""
     sampling: Mapping[str, Any]
     """transformers' sampling parameters; empty for greedy decoding."""
+    seed: int = 0
+    """Of its random stream; see `with_seeds`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ def generate(
     *,
     eos_ids: frozenset[int],
     think_end: str | int | None = None,
-    seed: int = 1234,
+    between_steps: Callable[[], None] = lambda: None,
 ) -> Iterator[Continuation]:
     """Continue all prompts, yielding each when it is finished, in no particular order.
 
@@ -100,7 +102,7 @@ def generate(
         encoder: Turns tokens into text to look for stop strings in.
         eos_ids: Tokens that end any text.
         think_end: Token or string before which stop strings do not count.
-        seed: With a prompt's own content and repeat number, the seed of its random stream.
+        between_steps: Called after each step, when all texts it finished are given out.
     """
     silent_ids = frozenset(token for token in eos_ids if encoder.is_special(token))
     watches = {
@@ -114,7 +116,6 @@ def generate(
         )
         for prompt in prompts
     }
-    seeds = _seeds(prompts, seed)
     yield from (Continuation(prompt.index, []) for prompt in prompts if not prompt.max_new_tokens)
     ordered = sorted(
         (prompt for prompt in prompts if prompt.max_new_tokens),
@@ -126,7 +127,7 @@ def generate(
             prompt_ids=prompt.token_ids,
             max_new_tokens=prompt.max_new_tokens,
             sampling=prompt.sampling,
-            seed=seeds[prompt.index],
+            seed=prompt.seed,
             min_new_tokens=prompt.min_new_tokens,
             stop_ids=eos_ids,
         )
@@ -136,22 +137,29 @@ def generate(
     def is_finished(index: int, token_id: int) -> bool:
         return watches[index].is_finished(token_id)
 
+    forwarded = engine.counts.forwarded
     for token in engine.generate(requests, is_finished):
+        if engine.counts.forwarded != forwarded:  # the first token of another step
+            forwarded = engine.counts.forwarded
+            between_steps()
         if token.is_last:
             yield Continuation(token.index, watches.pop(token.index).token_ids)
 
 
-def _seeds(prompts: Sequence[Prompt], seed: int) -> dict[int, int]:
-    """Give each prompt a seed that depends on its content and repeat number, not on order."""
+def with_seeds(prompts: Sequence[Prompt], seed: int) -> list[Prompt]:
+    """Give each prompt a seed that depends on its content and repeat number, not on order.
+
+    So whoever asks for all repeats again, and computes some of them, gets the same texts.
+    """
     repeats: Counter[str] = Counter()
-    seeds: dict[int, int] = {}
+    seeded: list[Prompt] = []
     for prompt in prompts:
         content = json.dumps([prompt.token_ids, dict(prompt.sampling)], sort_keys=True)
         text = f"{seed}|{repeats[content]}|{content}"
         repeats[content] += 1
         digest = hashlib.sha256(text.encode()).digest()
-        seeds[prompt.index] = int.from_bytes(digest[:8], "big") >> 1
-    return seeds
+        seeded.append(replace(prompt, seed=int.from_bytes(digest[:8], "big") >> 1))
+    return seeded
 
 
 def text_of(

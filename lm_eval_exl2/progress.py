@@ -1,4 +1,4 @@
-"""A progress bar that counts finished requests and forwarded tokens."""
+"""One call of the harness: a bar of finished requests, and a place to stop between two steps."""
 
 from __future__ import annotations
 
@@ -6,27 +6,66 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from lm_eval_exl2.interrupts import StopSignals, resume_command
+
 if TYPE_CHECKING:
     from lm_eval_exl2.records import TokenCounts
+    from lm_eval_exl2.response_cache import ResponseCache
 
 
 class Progress:
     """The bar of one call; use it in a `with` block."""
 
-    def __init__(self, total: int, kind: str, counts: TokenCounts, *, quiet: bool) -> None:
-        """Make a bar for `total` requests of a kind; a quiet one shows nothing."""
+    def __init__(
+        self, total: int, kind: str, counts: TokenCounts, cache: ResponseCache, *, quiet: bool
+    ) -> None:
+        """Make a bar.
+
+        Args:
+            total: Requests to answer.
+            kind: What the harness calls them.
+            counts: Of the engine.
+            cache: Where finished requests are kept.
+            quiet: Show nothing.
+        """
+        self._kind = kind
         self._counts = counts
         self._before = counts.forwarded
+        self._cache = cache
+        self._total, self._done = total, 0
         self._bar: tqdm[Any] = tqdm(total=total, desc=f"Running {kind} requests", disable=quiet)
+        self._signals = StopSignals()
 
     def __enter__(self) -> Progress:
+        self._signals.__enter__()
         return self
 
     def __exit__(self, *_error: object) -> None:
         self._bar.close()
+        self._signals.__exit__()
+        self._cache.sync()
+        self._signals.hand_on(self._farewell())
 
     def advance(self) -> None:
         """Count one finished request."""
+        self._done += 1
         tokens = self._counts.forwarded - self._before
         self._bar.set_postfix_str(f"{tokens} tokens", refresh=False)
         self._bar.update(1)
+
+    def between_steps(self) -> None:
+        """End here if a signal asked for it; call it where all finished requests are kept.
+
+        Raises:
+            KeyboardInterrupt: the user pressed Ctrl-C.
+        """
+        if self._signals.received:
+            self._bar.close()
+            self._cache.sync()
+            self._signals.hand_on(self._farewell())
+
+    def _farewell(self) -> str:
+        done = f"stopped after {self._done} of {self._total} {self._kind} requests"
+        if self._cache.path is None:
+            return f"{done}, none of them kept: with --use_cache PATH a run can be resumed"
+        return f"{done}, kept in {self._cache.path}; to resume: {resume_command()}"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm_eval_exl2.engines.scripted import ScriptedEngine, scripted_logits
-from lm_eval_exl2.generation import Prompt, _seeds, generate, text_of
+from lm_eval_exl2.generation import Prompt, generate, text_of, with_seeds
 
 LETTERS = "abcdefgh"
 SPECIAL = 7
@@ -130,17 +130,21 @@ def test_prompts_reach_the_engine_in_the_order_of_their_tokens(order):
     assert asked == sorted(asked)
 
 
+def seeds(prompts, seed):
+    return {prompt.index: prompt.seed for prompt in with_seeds(prompts, seed)}
+
+
 @given(st.permutations(range(6)), st.integers(0, 3))
 def test_seeds_depend_on_content_and_repeat_and_not_on_order(order, seed):
     all_ids = [(1, 2), (1,), (1, 2), (0, 5), (1, 2), (4,)]
     prompts = [
         prompt(index, ids, sampling={"do_sample": True}) for index, ids in enumerate(all_ids)
     ]
-    straight, mixed = _seeds(prompts, seed), _seeds([prompts[index] for index in order], seed)
+    straight, mixed = seeds(prompts, seed), seeds([prompts[index] for index in order], seed)
     assert sorted(straight.values()) == sorted(mixed.values())
     assert len(set(straight.values())) == 6
     assert all(straight[index] == mixed[index] for index in (1, 3, 5))
-    assert not set(straight.values()) & set(_seeds(prompts, seed + 1).values())
+    assert not set(straight.values()) & set(seeds(prompts, seed + 1).values())
     assert max(straight.values()) < 1 << 63
 
 
