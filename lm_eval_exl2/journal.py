@@ -17,7 +17,7 @@ import time
 import weakref
 import zlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lm_eval_exl2.errors import CacheMismatchError, CacheWriteError
 from lm_eval_exl2.files import set_aside
@@ -176,8 +176,13 @@ def _parse(raw: bytes) -> _Content:
         else:
             digest, key, answer = value
             content.digests.add(digest)
-            content.answers[key] = tuple(answer) if isinstance(answer, list) else answer
+            content.answers[key] = _as_given(answer)
     return content
+
+
+def _as_given(answer: Any) -> Any:
+    """Return an answer as it was before JSON: it has lists for tuples."""
+    return tuple(cast("list[Any]", answer)) if isinstance(answer, list) else answer
 
 
 def _line(value: Any) -> bytes:

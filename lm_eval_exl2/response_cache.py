@@ -81,7 +81,7 @@ class ResponseCache:
         """Return the text an earlier run kept of a prompt that the harness always asks again."""
         if not _is_own(prompt, *arguments):
             return None
-        return self._find(_TEXT, arguments, prompt.seed)
+        return self._find(_TEXT, arguments, _seed_of(prompt))
 
     def keep_text(self, prompt: Prompt, arguments: Sequence[Any], text: str) -> None:
         """Keep the text of a prompt; one that was sampled by its seed, too.
@@ -92,7 +92,7 @@ class ResponseCache:
             text: The continuation.
         """
         if _is_own(prompt, *arguments):
-            self._add(_TEXT, arguments, prompt.seed, text)
+            self._add(_TEXT, arguments, _seed_of(prompt), text)
         else:
             self.add_partial(_TEXT, arguments, text)
 
@@ -109,6 +109,11 @@ class ResponseCache:
         """Force to the disk what was kept."""
         if self._journal:
             self._journal.sync()
+
+
+def _seed_of(prompt: Prompt) -> int:
+    """Return the seed of a text; a greedy one has none that would be the same in every run."""
+    return prompt.seed if prompt.sampling.get("do_sample") else 0
 
 
 def _is_own(prompt: Prompt, _context: str, arguments: Mapping[str, Any]) -> bool:
