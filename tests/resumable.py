@@ -37,9 +37,9 @@ class DrawingEngine(ScriptedEngine):
                     break
 
 
-def load(checkpoint, **options):
-    """Load a tiny model and put the scripted engine in the place of its own."""
-    lm = Exl2LM(str(checkpoint), device="cpu", disable_tqdm=True, max_batch_tokens=40, **options)
+def load(checkpoint, tokens=40):
+    """Load a tiny model with a scripted engine in place of its own, of so many tokens a step."""
+    lm = Exl2LM(str(checkpoint), device="cpu", disable_tqdm=True, max_batch_tokens=tokens)
     lm.engine = DrawingEngine(vocab_size=lm.engine.info.vocab_size)
     return lm
 
