@@ -37,18 +37,19 @@ def restore(cache: Any, answers: Mapping[str, Any], own: Collection[str]) -> Non
     path = Path(cache.filename)
     rows = {key: bytes(cache.encode(answer)) for key, answer in answers.items()}
     try:
-        if is_damaged(path) or _holds_others(path, rows, own):
-            if not is_damaged(path) and not rows and not own:
-                raise CacheMismatchError(
-                    f"the response cache {path} holds answers of unknown origin; delete it or "
-                    "give another path to --use_cache"
-                )
-            cache.close()
-            set_aside_cache(path)
+        damaged = is_damaged(path)
+        if not damaged and not _holds_others(path, rows, own):
             _fill(path, rows, own)
-            cache.__enter__()  # opens it again
-        else:
-            _fill(path, rows, own)
+            return
+        if not damaged and not rows and not own:
+            raise CacheMismatchError(
+                f"the response cache {path} holds answers of unknown origin; delete it or "
+                "give another path to --use_cache"
+            )
+        cache.close()
+        set_aside_cache(path)
+        _fill(path, rows, own)
+        cache.__enter__()  # opens it again
     except (sqlite3.Error, OSError) as error:
         raise CacheWriteError(
             f"cannot write the response cache {path}: {error}; make room or give another path to "
@@ -72,7 +73,7 @@ def is_damaged(path: Path) -> bool:
 
 
 def set_aside_cache(path: Path) -> None:
-    """Rename a damaged database and what a killed process left beside it.
+    """Rename a database and what a killed process left beside it.
 
     Raises:
         OSError: it cannot be renamed.

@@ -46,5 +46,5 @@ def set_aside(path: Path) -> Path:
         number += 1
         target = path.with_name(f"{path.name}.{number}.damaged")
     path.rename(target)
-    logger.warning("%s is damaged; it is kept as %s and made anew", path, target.name)
+    logger.warning("%s is not as it was written; kept as %s and made anew", path, target.name)
     return target

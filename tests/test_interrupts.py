@@ -1,8 +1,13 @@
 """Signals: the step under way is finished, everything is kept, and the process ends as it would."""
 
+import json
 import os
+import shlex
 import signal
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 from lm_eval.api.model import CachingLM
@@ -179,3 +184,52 @@ def test_other_threads_leave_the_handlers_alone(handlers):
     thread.start()
     thread.join()
     assert seen == [list(handlers.values())]
+
+
+# -- the whole command ----------------------------------------------------------------------
+
+
+def responses(folder):
+    """Everything the model answered, by file and document."""
+    return {
+        (path.name.split("_20")[0], line["doc_id"]): line["resps"]
+        for path in folder.rglob("samples_*.jsonl")
+        for line in map(json.loads, path.read_text().splitlines())
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["lm_eval", "lm_eval_exl2.cli"])
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_command_it_prints_ends_the_run_as_if_nothing_had_been(tmp_path, module, number):
+    words = "run --model exl2 --model_args pretrained=demo --device cpu --tasks exl2_demo -s -o"
+    command = [sys.executable, "-m", module, *words.split()]
+    subprocess.run([*command, f"{tmp_path}/whole"], check=True, capture_output=True)
+    command += [f"{tmp_path}/resumed", "--use_cache", f"{tmp_path}/c"]
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        journal = tmp_path / "c_rank0.jsonl"
+        while not journal.exists() or journal.read_bytes().count(b"\n") < 20:
+            time.sleep(0.02)
+        process.send_signal(number)
+        said = process.stderr.read()
+    assert process.returncode == -number
+    kept = journal.read_bytes().count(b"\n") - 1
+    assert 0 < kept < 1500
+    resume = said.rpartition("; to resume: ")[2].strip()
+    assert shlex.split(resume) == command
+    subprocess.run(resume, shell=True, check=True, capture_output=True)
+    assert len(journal.read_bytes().splitlines()) == 1501
+    whole, resumed = responses(tmp_path / "whole"), responses(tmp_path / "resumed")
+    assert whole.keys() == resumed.keys()
+    texts = [key for key in whole if "arithmetic" in key[0]]
+    assert [whole[key] for key in texts] == [resumed[key] for key in texts]
+    for key in whole.keys() - set(texts):
+        for (one,), (other,) in zip(whole[key], resumed[key], strict=True):
+            score, wanted = (float(x if isinstance(x, str) else x[0]) for x in (one, other))
+            assert score == pytest.approx(wanted, rel=1e-5, abs=1e-4)

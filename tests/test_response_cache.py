@@ -130,13 +130,9 @@ def change_row(cache, value):
     "value",
     [
         b"no pickle",
-        b"",
-        None,
         17,
         pickle.dumps(None),
-        pickle.dumps(float("nan")),
         pickle.dumps((float("nan"), True)),
-        pickle.dumps({"a": 1}),
         pickle.dumps((-1.0, True)),  # what no check of its own can find
     ],
     ids=repr,
@@ -148,7 +144,7 @@ def test_a_damaged_row_is_restored_with_one_warning(lm, expected, cache, caplog,
     assert computed(lm, ASKED, cache) == (expected, 0)
     warned = [r for r in caplog.records if r.name.startswith("lm_eval_exl2")]
     assert len(warned) == 1
-    assert "cache_rank0.db is damaged; it is kept as cache_rank0.db.damaged" in caplog.text
+    assert "cache_rank0.db is not as it was written; kept as cache_rank0.db.damaged" in caplog.text
 
 
 def test_a_row_that_nobody_confirms_is_not_served(lm, expected, cache, caplog):
@@ -166,7 +162,7 @@ def test_a_damaged_file_that_the_harness_can_open_is_made_anew(lm, expected, cac
     content = cache.read_bytes()
     cache.write_bytes(content[: -3 * 4096] + bytes(3 * 4096))
     assert computed(lm, ASKED, cache) == (expected, 0)
-    assert caplog.text.count("is damaged; it is kept as") == 1
+    assert caplog.text.count("is not as it was written; kept as") == 1
     assert cache.with_name("cache_rank0.db.damaged").exists()
 
 
@@ -178,7 +174,7 @@ def test_a_file_cut_off_is_made_anew_before_the_harness_opens_it(
     content = cache.read_bytes()
     cache.write_bytes(content[: int(len(content) * share)])
     check_before(Places(None, cache))
-    assert caplog.text.count("is damaged; it is kept as") == 1
+    assert caplog.text.count("is not as it was written; kept as") == 1
     assert computed(lm, ASKED, cache) == (expected, 0)
 
 
