@@ -265,8 +265,8 @@ def resume_table() -> str:
         harness = part["harness_seconds"] / part["answers"] * 1e6
         rows.append(
             f"Keeping {part['answers']:,} answers of {name}: {keeping:.0f} µs each, "
-            f"{part['keeping_share_of_model']:.2%} of the model's calls; the harness's own file takes "
-            f"{harness:.0f} µs each.  "
+            f"{part['keeping_share_of_model']:.2%} of the model's calls; the harness's own file "
+            f"takes {harness:.0f} µs each.  "
         )
     rows += ["", f"Measured on {found['date']} at {found['commit'][:8]}: `{found['command']}`."]
     return "\n".join(rows)
