@@ -107,6 +107,15 @@ def test_all_requests_of_the_finished_step_are_kept(lm, tmp_path, handlers):
     assert f"stopped after {kept} of 16" in str(stop.value)
 
 
+def test_a_signal_in_the_last_step_ends_the_call_after_it(lm, tmp_path, handlers):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    start = lm.engine.counts.forwarded
+    lm.loglikelihood(ASKED["loglikelihood"])
+    signal_at(lm, lm.engine.counts.forwarded - start)
+    with pytest.raises(KeyboardInterrupt, match="stopped after 16 of 16"):
+        CachingLM(lm, str(tmp_path / "cache_rank0.db")).loglikelihood(ASKED["loglikelihood"])
+
+
 def test_without_a_cache_it_says_what_would_have_made_the_run_resumable(lm, handlers):
     from lm_eval.api.model import CacheHook
 
