@@ -22,6 +22,7 @@ import sqlite3
 import tempfile
 import time
 import traceback
+import zlib
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -157,11 +158,13 @@ def _is_close(one: Any, other: Any) -> bool:
 
 
 def kept_keys(cache: Path) -> Counter[bytes]:
-    """Return how often each answer is in the journal of a cache."""
+    """Return how often each answer is in the journal of a cache, damaged lines left out."""
     path = cache.with_name(f"{cache.name}_rank0.jsonl")
     if not path.exists():
         return Counter()
-    return Counter(line.split(b",")[1] for line in path.read_bytes().split(b"\n")[1:-1])
+    lines = [line.partition(b" ") for line in path.read_bytes().split(b"\n")]
+    whole = [text for checksum, _, text in lines if checksum == b"%08x" % zlib.crc32(text)]
+    return Counter(text.split(b",")[1] for text in whole if text.startswith(b"["))
 
 
 def kills(bench: Bench, expected: Samples, length_s: float, runs: int, times: int) -> Row:
@@ -171,8 +174,10 @@ def kills(bench: Bench, expected: Samples, length_s: float, runs: int, times: in
         with tempfile.TemporaryDirectory() as folder:
             cache = Path(folder) / "cache"
             for _ in range(times):
-                bench.run(cache, kill_after_s=bench.chance.uniform(0, length_s))
-            _resume(bench, row, expected, cache)
+                if bench.run(cache, kill_after_s=bench.chance.uniform(0, length_s)) is not None:
+                    break  # it was done before that moment
+            else:
+                _resume(bench, row, expected, cache)
     return row
 
 
