@@ -27,6 +27,7 @@ from readme_checks import (
     planning_text,
     read_result,
     report_table,
+    resume_table,
     sandbox_table,
     wikitext2_table,
 )
@@ -254,6 +255,7 @@ PARTS = {
     },
     ROOT / "benchmarks" / "README.md": {
         "loglikelihood": loglikelihood_table,
+        "resume": resume_table,
         "sandbox": sandbox_table,
         "wikitext2": wikitext2_table,
         "anchors": anchors_text,

@@ -276,3 +276,27 @@ def planning_text() -> str:
 def million(count: int) -> str:
     """Return a number of tokens as a table shows it."""
     return f"{count / 1e6:.2f} M" if count >= 1e5 else f"{count:,}"
+
+
+def resume_table() -> str:
+    """Return what became of runs that were killed and of caches that were damaged."""
+    found = read_result("resume.json")
+    if found is None:
+        return "Not measured yet."
+    rows = ["| fault | runs | lost | duplicated | changed |", "| --- |" + " ---: |" * 4]
+    for row in found["rows"]:
+        rows.append(
+            f"| {row['fault']} | {row['runs']} | {row['lost']} | {row['duplicated']} "
+            f"| {row['changed']} |"
+        )
+    rows.append("")
+    for name, part in found["cost"].items():
+        keeping = part["keeping_seconds"] / part["answers"] * 1e6
+        harness = part["harness_seconds"] / part["answers"] * 1e6
+        rows.append(
+            f"Keeping {part['answers']:,} answers of {name}: {keeping:.0f} µs each, "
+            f"{part['keeping_share_of_model']:.2%} of the model's calls; the harness's own file "
+            f"takes {harness:.0f} µs each.  "
+        )
+    rows += ["", f"Measured on {found['date']} at {found['commit'][:8]}: `{found['command']}`."]
+    return "\n".join(rows)

@@ -74,11 +74,15 @@ class ChatTemplates:
         thinking = {} if self.enable_thinking is None else {"enable_thinking": self.enable_thinking}
         return self.arguments | thinking
 
-    def fingerprint(self) -> str:
-        """Return a digest of the templates and everything that changes what they render."""
+    def fingerprint(self, *, selected: bool = True) -> str:
+        """Return a digest of the templates and everything that changes what they render.
+
+        Args:
+            selected: Include which of several templates was chosen.
+        """
         content = [
             getattr(self.tokenizer, "chat_template", None),
-            self.selected,
+            self.selected if selected else None,
             self._all_arguments(),
         ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from itertools import groupby
 from pathlib import Path
@@ -52,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except Exl2EvalError as error:
         return _fail(error)
+    except KeyboardInterrupt as stop:
+        return _die_interrupted(str(stop))
     except BrokenPipeError:  # as in `info DIR | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -59,6 +62,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words[:1] == ["run"]:
             raise  # the harness's own troubles: its traceback says more than one line
         return _fail(error)
+
+
+def _die_interrupted(text: str) -> int:
+    """End as Ctrl-C ends a process, without the traceback; the shell sees status 130."""
+    print(f"{_PROGRAM}: {text or 'interrupted'}", file=sys.stderr)
+    sys.stderr.flush()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGINT)
+    return 130  # where signals do not end a process
 
 
 def _fail(error: Exception) -> int:
@@ -155,13 +167,18 @@ def _add_bench_accuracy(parser: argparse.ArgumentParser) -> None:
 
 def _run(words: list[str]) -> int:
     """Register and hand over to the harness, whose parser reads `sys.argv`."""
+    from lm_eval_exl2 import run_checks
     from lm_eval_exl2.plugin import register
 
+    places = run_checks.read_places(words)
+    run_checks.check_before(places)
+    before = run_checks.results_files(places)
     register()
     from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingTypeStubs]
 
     sys.argv = [f"{_PROGRAM} run", *words]
     cli_evaluate()
+    run_checks.check_after(places, before)
     return 0
 
 

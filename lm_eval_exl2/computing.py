@@ -6,6 +6,7 @@ The adapter asks a `Computer` and need not know which. This module has the one t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lm_eval_exl2 import generation, scoring
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
     from lm_eval_exl2.records import EngineInfo, Score, ScoreRequest, TokenCounts
 
 
+Pause = Callable[[], None]
+"""Called where all that is known has been given out; may raise to end the work."""
+
+
+def no_pause() -> None:
+    """Go on."""
+
+
 class Computer(Protocol):
     """Answers token requests."""
 
@@ -34,11 +43,15 @@ class Computer(Protocol):
         """What was computed so far."""
         ...
 
-    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[Score]:
+    def score(
+        self, requests: Sequence[ScoreRequest], between_steps: Pause = no_pause
+    ) -> Iterator[Score]:
         """Score all requests, yielding each as soon as it is known; see `scoring.score`."""
         ...
 
-    def generate(self, prompts: Sequence[Prompt], ending: Ending) -> Iterator[Continuation]:
+    def generate(
+        self, prompts: Sequence[Prompt], ending: Ending, between_steps: Pause = no_pause
+    ) -> Iterator[Continuation]:
         """Continue all prompts, which have their seeds; see `generation.generate`."""
         ...
 
@@ -78,13 +91,17 @@ class OneProcess:
         """See `Computer.counts`."""
         return self.engine.counts
 
-    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[Score]:
+    def score(
+        self, requests: Sequence[ScoreRequest], between_steps: Pause = no_pause
+    ) -> Iterator[Score]:
         """See `Computer.score`."""
-        return scoring.score(requests, self.engine, self.budget)
+        return scoring.score(requests, self.engine, self.budget, between_steps)
 
-    def generate(self, prompts: Sequence[Prompt], ending: Ending) -> Iterator[Continuation]:
+    def generate(
+        self, prompts: Sequence[Prompt], ending: Ending, between_steps: Pause = no_pause
+    ) -> Iterator[Continuation]:
         """See `Computer.generate`."""
-        return generation.generate(prompts, self.engine, self._encoder, ending)
+        return generation.generate(prompts, self.engine, self._encoder, ending, between_steps)
 
     def status(self) -> str:
         """See `Computer.status`."""

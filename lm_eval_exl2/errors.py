@@ -29,6 +29,14 @@ class CacheMismatchError(Exl2EvalError, ValueError):
     """A response cache holds answers of another checkpoint, tokenizer or set of options."""
 
 
+class CacheWriteError(Exl2EvalError, OSError):
+    """A response cache cannot be read or written: no room, no permission, no such folder."""
+
+
+class ResultsError(Exl2EvalError, RuntimeError):
+    """A run is over and its results or samples are not on disk as they should be."""
+
+
 class EngineMemoryError(Exl2EvalError, RuntimeError):
     """A step did not fit into memory, even as small as it can be made."""
 

@@ -102,7 +102,11 @@ class _Watch:
 
 
 def generate(
-    prompts: Sequence[Prompt], engine: Engine, encoder: Encoder, ending: Ending
+    prompts: Sequence[Prompt],
+    engine: Engine,
+    encoder: Encoder,
+    ending: Ending,
+    between_steps: Callable[[], None] = lambda: None,
 ) -> Iterator[Continuation]:
     """Continue all prompts, yielding each when it is finished, in no particular order.
 
@@ -111,6 +115,7 @@ def generate(
         engine: Produces tokens.
         encoder: Turns tokens into text to look for stop strings in.
         ending: What ends texts.
+        between_steps: Called after each step, when all texts it finished are given out.
     """
     eos_ids, think_end = ending
     silent_ids = frozenset(token for token in eos_ids if encoder.is_special(token))
@@ -146,7 +151,11 @@ def generate(
     def is_finished(index: int, token_id: int) -> bool:
         return watches[index].is_finished(token_id)
 
+    forwarded = engine.counts.forwarded
     for token in engine.generate(requests, is_finished):
+        if engine.counts.forwarded != forwarded:  # the first token of another step
+            forwarded = engine.counts.forwarded
+            between_steps()
         if token.is_last:
             watch = watches.pop(token.index)
             yield Continuation(token.index, watch.token_ids, is_cut=not watch.has_ended)
@@ -154,6 +163,8 @@ def generate(
 
 def with_seeds(prompts: Sequence[Prompt], seed: int) -> list[Prompt]:
     """Give each prompt a seed that depends on its content and repeat number, not on order.
+
+    So whoever asks for all repeats again, and computes some of them, gets the same texts.
 
     Args:
         prompts: All prompts of a call: repeats are counted over them.

@@ -15,16 +15,15 @@ import math
 import os
 from collections import Counter
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from lm_eval.api.model import CacheHook, TemplateLM
+from lm_eval.api.model import CacheHook, TemplateLM, hash_args
 from lm_eval.api.registry import register_model
 
 # This import registers the built-in models; registered first, ours would keep them out.
 from lm_eval.models.utils import configure_pad_token, postprocess_generated_text
 
-from lm_eval_exl2 import __version__, chat, generation
-from lm_eval_exl2.cache_guard import check_cache
+from lm_eval_exl2 import chat, generation
 from lm_eval_exl2.checkpoint import Checkpoint
 from lm_eval_exl2.checkpoint.locate import locate
 from lm_eval_exl2.computing import OneProcess
@@ -35,7 +34,13 @@ from lm_eval_exl2.fitting import check_ids, fit_window
 from lm_eval_exl2.options import parse_options
 from lm_eval_exl2.progress import Progress
 from lm_eval_exl2.prompts import PromptMaker
-from lm_eval_exl2.provenance import describe, resolve_window
+from lm_eval_exl2.provenance import (
+    answer_settings,
+    describe,
+    describe_counts,
+    resolve_window,
+)
+from lm_eval_exl2.response_cache import ResponseCache
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -44,6 +49,7 @@ if TYPE_CHECKING:
 
     from lm_eval_exl2.computing import Computer
     from lm_eval_exl2.encode import Encoded
+    from lm_eval_exl2.generation import Prompt
     from lm_eval_exl2.records import ScoreRequest
 
 logger = logging.getLogger(__name__)
@@ -68,6 +74,7 @@ class Exl2LM(TemplateLM):
             Exl2EvalError: in one line, what was found, what was expected and what to do.
         """
         super().__init__()
+        self.set_cache_hook(CacheHook(None))
         if pretrained is not None:
             model_args["pretrained"] = pretrained
         self.options = options = parse_options(model_args)
@@ -172,57 +179,29 @@ class Exl2LM(TemplateLM):
             self.options, self.checkpoint, self.computer.info, self._location, self._digest
         ) | {
             "max_length": self._window,
-            "tokens_forwarded": counts.forwarded,
-            "tokens_retried": counts.retried,
+            **describe_counts(counts),
             "generations_at_limit": {task: cut for task, cut in self._at_limit.items() if cut},
-            **self._drafts(),
             **self.computer.facts(),
         }
-
-    def _drafts(self) -> dict[str, int]:
-        counts = self.computer.counts
-        return (
-            {
-                "draft_tokens_proposed": counts.drafted,
-                "draft_tokens_accepted": counts.accepted,
-            }
-            if counts.drafted
-            else {}
-        )
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
         """Take the harness's response cache, unless it holds another model's answers.
 
         Raises:
             CacheMismatchError: naming what differs.
+            CacheWriteError: it cannot be written.
         """
-        if cache_hook.dbdict is not None:
-            check_cache(
-                cache_hook.dbdict,
-                {
-                    "checkpoint": self._digest,
-                    "tokenizer": self.encoder.fingerprint(),
-                    "options": repr(self._answer_options()),
-                    "lm_eval_exl2": __version__,
-                },
-            )
+        self._cache = ResponseCache(cache_hook, hash_args, self._fingerprint)
         super().set_cache_hook(cache_hook)
 
-    def _answer_options(self) -> tuple[Any, ...]:
-        """Settings that change answers without showing in a request."""
-        info, options = self.computer.info, self.options
-        return (
-            info.name,
-            info.dtype,
-            sorted(info.details.items()),
-            self._window,
-            options.max_gen_toks,
-            options.truncation,
-            options.truncation_side,
-            self.think_end,
-            options.skip_special_tokens,
-            options.seed,
-        )
+    def _fingerprint(self) -> dict[str, str]:
+        """Return what answers depend on; which template renders a prompt shows in the prompt."""
+        return {
+            "checkpoint": self._digest,
+            "tokenizer": self.encoder.fingerprint(),
+            "chat template": self._chat.fingerprint(selected=False),
+            **answer_settings(self.options, self.computer.info, self._window, self.think_end),
+        }
 
     # -- text ------------------------------------------------------------------------------
 
@@ -279,15 +258,15 @@ class Exl2LM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: list[Encoded], disable_tqdm: bool = False, **_kwargs: Any
     ) -> list[Answer]:
-        answers: list[Answer] = [(0.0, True)] * len(requests)
-        with self._progress(len(requests), "loglikelihood", disable_tqdm) as progress:
-            for index, answer in self._score(requests):
+        answers = [self._cache.find_score(*request) for request in requests]
+        wanted = [index for index, answer in enumerate(answers) if answer is None]
+        with self._progress(len(wanted), "loglikelihood", disable_tqdm) as progress:
+            for number, answer in self._score([requests[index] for index in wanted], progress):
+                index = wanted[number]
                 answers[index] = answer
-                text = requests[index][0]
-                if text is not None:
-                    self.cache_hook.add_partial("loglikelihood", text, answer)
+                self._cache.keep_score(requests[index], answer)
                 progress.advance()
-        return answers
+        return cast("list[Answer]", answers)
 
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
@@ -301,26 +280,27 @@ class Exl2LM(TemplateLM):
             def finish(number: int) -> None:
                 total = math.fsum(parts[number])
                 arguments = requests[number].args
-                self.cache_hook.add_partial("loglikelihood_rolling", arguments, total)
+                self._cache.add_partial("loglikelihood_rolling", arguments, total)
                 progress.advance()
 
             for number, cut in enumerate(cuts):
                 if not cut:
                     finish(number)  # an empty document, and a tokenizer that adds no BOS
-            for index, (logprob, _) in self._score([window for cut in cuts for window in cut]):
+            windows = [window for cut in cuts for window in cut]
+            for index, (logprob, _) in self._score(windows, progress):
                 number = document_of[index]
                 parts[number].append(logprob)
                 if len(parts[number]) == len(cuts[number]):
                     finish(number)
         return [math.fsum(part) for part in parts]
 
-    def _score(self, requests: list[Encoded]) -> Iterator[tuple[int, Answer]]:
+    def _score(self, requests: list[Encoded], progress: Progress) -> Iterator[tuple[int, Answer]]:
         """Yield (index, answer) for all requests, those with nothing to score first."""
         fitted = fit_window(requests, self._window)
         self._check_ids(ids for r in fitted.wanted for ids in (r.context_ids, r.target_ids))
         for index in fitted.empty:
             yield index, (0.0, True)
-        for score in self.computer.score(fitted.wanted):
+        for score in self.computer.score(fitted.wanted, progress.between_steps):
             yield score.index, (score.logprob, score.is_greedy)
 
     def _check_ids(self, sequences: Iterable[Sequence[int]]) -> None:
@@ -341,9 +321,25 @@ class Exl2LM(TemplateLM):
         self._check_ids(prompt.token_ids for prompt in jobs.prompts)
         texts = [""] * len(requests)
         with self._progress(len(requests), "generate_until", disable_tqdm) as progress:
-            prompts = generation.with_seeds(jobs.prompts, self.options.seed)
-            ending = generation.Ending(maker.eos_ids, self.think_end)
-            for found in self.computer.generate(prompts, ending):
+
+            def finish(first: int, text: str) -> None:
+                for index in jobs.same_as[first]:
+                    texts[index] = text
+                    progress.advance()
+
+            prompts: dict[int, Prompt] = {}
+            for prompt in jobs.prompts:
+                known = self._cache.find_text(prompt, requests[prompt.index].args)
+                if known is None:
+                    prompts[prompt.index] = prompt
+                else:
+                    finish(prompt.index, known)
+            continuations = self.computer.generate(
+                list(prompts.values()),
+                generation.Ending(maker.eos_ids, self.think_end),
+                progress.between_steps,
+            )
+            for found in continuations:
                 until = jobs.until[found.index]
                 text = generation.text_of(
                     found.token_ids,
@@ -355,10 +351,9 @@ class Exl2LM(TemplateLM):
                     ),
                 )
                 for index in jobs.same_as[found.index]:
-                    texts[index] = text
-                    self.cache_hook.add_partial("generate_until", requests[index].args, text)
+                    self._cache.keep_text(prompts[found.index], requests[index].args, text)
                     self._at_limit[str(requests[index].task_name)] += found.is_cut
-                    progress.advance()
+                finish(found.index, text)
         return texts
 
     # -- progress --------------------------------------------------------------------------
@@ -367,7 +362,8 @@ class Exl2LM(TemplateLM):
         return disable_tqdm or self.options.disable_tqdm or self.rank != 0
 
     def _progress(self, total: int, kind: str, disable_tqdm: bool) -> Progress:
-        return Progress(total, kind, self.computer, quiet=self._quiet(disable_tqdm))
+        quiet = self._quiet(disable_tqdm)
+        return Progress(total, kind, self.computer, self._cache, quiet=quiet)
 
 
 def _refuse_several_processes() -> None:

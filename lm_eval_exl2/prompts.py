@@ -16,7 +16,7 @@ from lm_eval.models.utils import handle_stop_sequences, maybe_truncate, normaliz
 
 from lm_eval_exl2.checkpoint.files import read_json
 from lm_eval_exl2.errors import RequestError
-from lm_eval_exl2.generation import Prompt
+from lm_eval_exl2.generation import Prompt, with_seeds
 from lm_eval_exl2.records import PENALTIES, WARPERS
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class PromptMaker:
                 self._max_length,
                 self._options.truncation_side,
             )
-        return jobs
+        return jobs._replace(prompts=with_seeds(jobs.prompts, self._options.seed))
 
     def _prompt(self, index: int, context: str, arguments: Any) -> tuple[Prompt, list[str], bool]:
         given = self._normalized(arguments)

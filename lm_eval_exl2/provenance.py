@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lm_eval_exl2.checkpoint import Checkpoint
     from lm_eval_exl2.checkpoint.locate import Location
     from lm_eval_exl2.options import Options
-    from lm_eval_exl2.records import EngineInfo
+    from lm_eval_exl2.records import EngineInfo, TokenCounts
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,26 @@ def resolve_window(options: Options, info: EngineInfo) -> int:
             info.max_length,
         )
     return options.max_length
+
+
+def answer_settings(
+    options: Options, info: EngineInfo, window: int, think_end: str | int | None
+) -> dict[str, str]:
+    """Return the settings that change answers without showing in a request, by name."""
+    settings = {
+        "engine": info.name,
+        "dtype": info.dtype,
+        **info.details,
+        "max_length": window,
+        "max_gen_toks": options.max_gen_toks,
+        "truncation": options.truncation,
+        "truncation_side": options.truncation_side,
+        "think_end_token": think_end,
+        "skip_special_tokens": options.skip_special_tokens,
+        "seed": options.seed,
+        "lm_eval_exl2": __version__,
+    }
+    return {name: str(value) for name, value in settings.items()}
 
 
 def describe(
@@ -72,3 +92,14 @@ def describe(
         "transformers_version": version("transformers"),
         **info.details,
     }
+
+
+def describe_counts(counts: TokenCounts) -> dict[str, int]:
+    """Return how many positions were forwarded, repeated after lack of memory, and drafted."""
+    found = {"tokens_forwarded": counts.forwarded, "tokens_retried": counts.retried}
+    if counts.drafted:
+        found |= {
+            "draft_tokens_proposed": counts.drafted,
+            "draft_tokens_accepted": counts.accepted,
+        }
+    return found

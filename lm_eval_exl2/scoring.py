@@ -15,14 +15,19 @@ from lm_eval_exl2.prefix_tree import build_tree
 from lm_eval_exl2.records import Score
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from lm_eval_exl2.engines.base import Engine
     from lm_eval_exl2.prefix_tree import PrefixTree
     from lm_eval_exl2.records import ChunkScores, PackedChunk, ScoreRequest
 
 
-def score(requests: Sequence[ScoreRequest], engine: Engine, budget: Budget) -> Iterator[Score]:
+def score(
+    requests: Sequence[ScoreRequest],
+    engine: Engine,
+    budget: Budget,
+    between_steps: Callable[[], None] = lambda: None,
+) -> Iterator[Score]:
     """Score all requests, yielding each as soon as its last target is known.
 
     A score depends on its own request alone: not on order, siblings, duplicates or budget
@@ -33,6 +38,7 @@ def score(requests: Sequence[ScoreRequest], engine: Engine, budget: Budget) -> I
         requests: Contexts and targets, both non-empty.
         engine: Forwards the chunks.
         budget: Size of a forward; halved for good when memory runs out.
+        between_steps: Called before each forward, when all scores known so far are given out.
 
     Raises:
         EngineMemoryError: not even one token fits.
@@ -41,7 +47,7 @@ def score(requests: Sequence[ScoreRequest], engine: Engine, budget: Budget) -> I
     sequences = [[*request.context_ids, *request.target_ids[:-1]] for request in requests]
     tree, positions = build_tree(sequences, [len(request.target_ids) for request in requests])
     book = _Book(requests, positions)
-    for chunk, scores in _run(tree, book.targets, engine, budget):
+    for chunk, scores in _run(tree, book.targets, engine, budget, between_steps):
         yield from book.enter(chunk, scores)
 
 
@@ -62,10 +68,15 @@ def count_tokens(requests: Sequence[ScoreRequest]) -> int:
 
 
 def _run(
-    tree: PrefixTree, targets: Targets, engine: Engine, budget: Budget
+    tree: PrefixTree,
+    targets: Targets,
+    engine: Engine,
+    budget: Budget,
+    between_steps: Callable[[], None],
 ) -> Iterator[tuple[PackedChunk, ChunkScores]]:
     start = 0
     while start < len(tree):
+        between_steps()
         chunk = next_chunk(tree, targets, start, budget)
         try:
             scores = engine.score(chunk)

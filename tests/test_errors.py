@@ -13,7 +13,7 @@ CLASSES = [
     for value in vars(errors).values()
     if isinstance(value, type) and issubclass(value, errors.Exl2EvalError)
 ]
-STANDARD = (ValueError, ImportError, RuntimeError)
+STANDARD = (ValueError, ImportError, RuntimeError, OSError)
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)

@@ -381,9 +381,9 @@ def test_cached_answers_are_served_without_computing(own, tmp_path):
     ("kind", "options", "named"),
     [
         ("turns", {}, "checkpoint"),
-        ("bos", {"dtype": "bfloat16"}, "options"),
-        ("bos", {"max_length": 32}, "options"),
-        ("bos", {"seed": 0}, "options"),
+        ("bos", {"dtype": "bfloat16"}, "dtype float32, but this run has bfloat16"),
+        ("bos", {"max_length": 32}, "max_length 64, but this run has 32"),
+        ("bos", {"seed": 0}, "seed 1234, but this run has 0"),
         ("bos", {"add_bos_token": False}, "tokenizer"),
     ],
 )

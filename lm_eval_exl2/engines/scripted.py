@@ -115,6 +115,7 @@ class ScriptedEngine:
             ids = list(request.prompt_ids)
             for number in range(request.max_new_tokens):
                 logits = scripted_logits(ids, self.info.vocab_size)
+                self.counts.forwarded += 1 if number else len(ids)
                 token = logits.index(max(logits))
                 ids.append(token)
                 last = number + 1 == request.max_new_tokens

@@ -12,7 +12,7 @@ from lm_eval_exl2.errors import ReplicaError
 from lm_eval_exl2.replicas.dealing import Dealer, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from lm_eval_exl2.errors import Exl2EvalError
     from lm_eval_exl2.replicas.cut import Answer, WorkUnit
@@ -87,11 +87,18 @@ class Driver:
             raise ReplicaError(f"replica {gone[0]} cannot be started: {self.dealer.last_failure}")
         self._is_up = True
 
-    def run(self, units: Iterable[WorkUnit]) -> Iterator[Answer]:
+    def run(
+        self, units: Iterable[WorkUnit], between_steps: Callable[[], None] = lambda: None
+    ) -> Iterator[Answer]:
         """Have units answered, passing on each answer once, as it comes.
 
         Requests that kill replicas are left out, see `Dealer.set_aside`. A caller that stops
         listening stops the replicas that are at work; the next run starts them again.
+
+        Args:
+            units: What to do.
+            between_steps: Called at least once a second, when all answers known are passed on;
+                may raise to end the run.
 
         Raises:
             ReplicaError: too much has failed to go on.
@@ -106,6 +113,7 @@ class Driver:
                 self._assign()  # before the caller takes its time with the answers
                 yield from answers
                 self._raise_error()
+                between_steps()
         finally:
             for replica in self.dealer.replicas(State.BUSY):
                 self._replicas.stop(replica)

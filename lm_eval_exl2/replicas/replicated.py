@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from lm_eval_exl2.computing import Pause, no_pause
 from lm_eval_exl2.errors import MissingDependencyError, ReplicaError
 from lm_eval_exl2.records import TokenCounts
 from lm_eval_exl2.replicas.cut import cut_generation, cut_scoring
@@ -84,17 +85,22 @@ class Replicated:
                 total.batch_sizes[kind] = max(total.batch_sizes.get(kind, 0), size)
         return total
 
-    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[Score]:
+    def score(
+        self, requests: Sequence[ScoreRequest], between_steps: Pause = no_pause
+    ) -> Iterator[Score]:
         """See `Computer.score`.
 
         Raises:
             ReplicaError: requests that kill replicas, when all others have been answered.
         """
-        return cast("Iterator[Score]", self._run(cut_scoring(requests)))
+        return cast("Iterator[Score]", self._run(cut_scoring(requests), between_steps))
 
-    def generate(self, prompts: Sequence[Prompt], ending: Ending) -> Iterator[Continuation]:
+    def generate(
+        self, prompts: Sequence[Prompt], ending: Ending, between_steps: Pause = no_pause
+    ) -> Iterator[Continuation]:
         """See `Computer.generate`, and `score` for errors."""
-        return cast("Iterator[Continuation]", self._run(cut_generation(prompts, ending)))
+        units = cut_generation(prompts, ending)
+        return cast("Iterator[Continuation]", self._run(units, between_steps))
 
     def status(self) -> str:
         """See `Computer.status`: replicas at work, units, speed and time left."""
@@ -121,9 +127,9 @@ class Replicated:
         """End the replicas."""
         self.replicas.close()
 
-    def _run(self, units: Sequence[WorkUnit]) -> Iterator[Answer]:
+    def _run(self, units: Sequence[WorkUnit], between_steps: Pause) -> Iterator[Answer]:
         self._began_s, self._forwarded_before = time.monotonic(), self.counts.forwarded
-        yield from self.driver.run(units)
+        yield from self.driver.run(units, between_steps)
         if kept := self.driver.dealer.set_aside:
             named = "; ".join(
                 f"{self._describe(request)} (the last replica: {reason})"

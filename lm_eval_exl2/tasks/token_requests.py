@@ -2,8 +2,8 @@
 
 The harness calls the method that `request_type` names, with these requests; its own adapters
 (`hf`, `vllm`, ...) and ours take (text, context ids, target ids) at `_loglikelihood_tokens`. So one
-task measures the baseline and the quantized checkpoint alike. Such requests are not kept by
-`--use_cache`.
+task measures the baseline and the quantized checkpoint alike. The harness's `--use_cache` does not
+keep such requests; this package's model keeps them in its journal.
 """
 
 # The harness ships without types:
