@@ -93,5 +93,5 @@ def test_the_best_engine_is_the_default_and_what_was_used_is_in_the_results(card
 def test_a_response_cache_is_not_shared_between_engines(card, torch_lm):
     lm = Exl2LM(pretrained="demo", engine="exllamav2", device="cuda:0")
     rounded = Exl2LM(pretrained="demo", engine="exllamav2", device="cuda:0", cache_mode="Q4")
-    stamps = {repr(model._answer_options()) for model in (lm, rounded, torch_lm)}
+    stamps = {repr(model._fingerprint()) for model in (lm, rounded, torch_lm)}
     assert len(stamps) == 3
