@@ -23,6 +23,7 @@ from environment import RESULTS, environment, write_result
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CachingLM
 
+from lm_eval_exl2.computing import OneProcess
 from lm_eval_exl2.engines.scripted import ScriptedEngine
 from lm_eval_exl2.lm import Exl2LM
 
@@ -51,7 +52,8 @@ def soak(engine: str, requests: int, calls: int) -> dict[str, Any]:
     """Answer all requests in several calls; return resident MiB after each."""
     lm = Exl2LM(pretrained="demo", device="cpu", disable_tqdm=True)
     if engine == "scripted":
-        lm.engine = ScriptedEngine(vocab_size=lm.engine.info.vocab_size, max_length=512)
+        engine = ScriptedEngine(vocab_size=lm.engine.info.vocab_size, max_length=512)
+        lm.computer = OneProcess(engine, lm.encoder, lm.options)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         cached: Any = CachingLM(lm, str(Path(folder) / "cache_rank0.db"))

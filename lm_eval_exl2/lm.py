@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from lm_eval_exl2.computing import Computer
     from lm_eval_exl2.encode import Encoded
+    from lm_eval_exl2.engines.base import Engine
     from lm_eval_exl2.generation import Prompt
     from lm_eval_exl2.records import ScoreRequest
 
@@ -112,8 +113,8 @@ class Exl2LM(TemplateLM):
 
     def _open_computer(self) -> Computer:
         if self.options.data_parallel_size == 1:
-            self.engine = open_engine(self.checkpoint, self.options)
-            return OneProcess(self.engine, self.encoder, self.options)
+            engine = open_engine(self.checkpoint, self.options)
+            return OneProcess(engine, self.encoder, self.options)
         from lm_eval_exl2.replicas.replicated import open_replicas
 
         return open_replicas(
@@ -128,6 +129,15 @@ class Exl2LM(TemplateLM):
         return (
             f"request {request.index}, {len(ids)} tokens ending in {self.tok_decode(ids[-16:])!r}"
         )
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of this process.
+
+        Raises:
+            AttributeError: replicas have one each.
+        """
+        return cast("OneProcess", self.computer).engine
 
     # -- what the harness reads ------------------------------------------------------------
 

@@ -12,8 +12,10 @@ import time
 from asking import ask
 from lm_eval.api.model import CachingLM
 
+from lm_eval_exl2.computing import OneProcess
 from lm_eval_exl2.engines.scripted import ScriptedEngine
 from lm_eval_exl2.lm import Exl2LM
+from lm_eval_exl2.plan import Budget
 from lm_eval_exl2.records import GeneratedToken
 
 KINDS = ("loglikelihood", "loglikelihood_rolling", "_loglikelihood_tokens", "generate_until")
@@ -40,7 +42,9 @@ class DrawingEngine(ScriptedEngine):
 def load(checkpoint, tokens=40):
     """Load a tiny model with a scripted engine in place of its own, of so many tokens a step."""
     lm = Exl2LM(str(checkpoint), device="cpu", disable_tqdm=True, max_batch_tokens=tokens)
-    lm.engine = DrawingEngine(vocab_size=lm.engine.info.vocab_size)
+    engine = DrawingEngine(vocab_size=lm.engine.info.vocab_size)
+    lm.computer = OneProcess(engine, lm.encoder, lm.options)
+    lm.computer.budget = Budget(tokens)
     return lm
 
 
