@@ -57,6 +57,7 @@ def test_every_batch_size_is_measured_beside_exllamav2s_own(checkpoint):
     assert "paged" in together["exllamav2"]["dynamic generator"]["not run"].lower()
 
 
+@pytest.mark.slow
 def test_a_dry_run_needs_no_card(monkeypatch, tmp_path, capsys):
     script = load_script(monkeypatch)
     words = ["--dry-run", "--output", str(tmp_path), "--prompt-tokens", "8", "--new-tokens", "3"]

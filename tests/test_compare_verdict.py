@@ -56,12 +56,12 @@ def test_a_single_subject_is_not_the_benchmark_that_a_cap_means(tmp_path):
 
 
 def test_clusters_reach_the_average_and_the_verdict(tmp_path):
-    lost = np.zeros(3000)
-    lost[:50] = 1  # one passage of 50 questions
+    lost = np.zeros(1500)
+    lost[:25] = 1  # one passage of 25 questions
     folders = []
-    for name, values in (("base", np.ones(3000)), ("cand", 1 - lost)):
+    for name, values in (("base", np.ones(1500)), ("cand", 1 - lost)):
         rows = [
-            {"metrics": {"acc": float(value)}, "doc": {"passage": at // 50, "number": at}}
+            {"metrics": {"acc": float(value)}, "doc": {"passage": at // 25, "number": at}}
             for at, value in enumerate(values)
         ]
         folders.append(write_run(tmp_path / name, [Task("t", rows)], model=name))

@@ -13,11 +13,11 @@ import damage
 
 
 def test_damaged_checkpoints_are_read_or_refused():
-    result = damage.measure(count=150, seed=1)
+    result = damage.measure(count=75, seed=1)
     assert result["crashes"] == 0, result["details"]
-    assert result["damaged_checkpoints_read"] == 150
-    assert result["refused"] > 75
-    assert result["accepted"] > 5
+    assert result["damaged_checkpoints_read"] == 75
+    assert result["refused"] > 37
+    assert result["accepted"] > 2
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ def both(tmp_path):
 # -- the same answers -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [45, pytest.param(210, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [35, pytest.param(210, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=lambda c: f"{c[0]}-{c[2]}-{c[3]}")
 def test_generated_requests_are_answered_as_by_hf(configuration, size):
     comparison = compare(configuration, size=size, seed=0)

@@ -191,6 +191,7 @@ def test_noise_reaches_the_layers_however_a_model_is_built(tmp_path):
 # -- kernels of exllamav2 ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_models_on_exllamav2_side_by_side_diverge_as_on_torch(monkeypatch):
     simulated_exllamav2.install(monkeypatch)
     monkeypatch.setattr(exllamav2_import, "has_cuda", lambda: True)

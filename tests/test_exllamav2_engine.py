@@ -174,7 +174,17 @@ def compare_engines(folder, tolerance=TOLERANCE, **settings):
     return engine
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+# By default those that differ most; `make slow` takes all.
+_DIFFERENT = ("Llama", "Qwen2For", "Qwen3Moe", "Gemma2", "Gemma3For", "Cohere2", "Phi3", "Glm4")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name.startswith(_DIFFERENT) else pytest.param(name, marks=pytest.mark.slow)
+        for name in ARCHITECTURES
+    ],
+)
 def test_every_architecture_computes_what_the_torch_engine_computes(tmp_path, kernels, name):
     engine = compare_engines(write(tmp_path, name))
     assert engine.info.name == "exllamav2"

@@ -301,7 +301,7 @@ def test_a_forward_beside_the_pages_that_does_not_fit_says_what_helps(llama, pag
     assert texts(engine, [random_ids(20)]) == expected
 
 
-@pytest.mark.parametrize("mode", ["Q8", "Q6", "Q4"])
+@pytest.mark.parametrize("mode", [pytest.param("Q8", marks=pytest.mark.slow), "Q6", "Q4"])
 def test_pages_can_be_rounded(llama, paged, mode):
     engine = load_paged(llama, cache_mode=mode)
     found = texts(engine, [random_ids(30, seed=i) for i in range(3)])

@@ -22,6 +22,9 @@ from lm_eval_exl2.engines import exllamav2_import
 from lm_eval_exl2.engines.torch_engine import TorchEngine
 from lm_eval_exl2.errors import ScoreError
 
+# What runs on a card is tried over simulated kernels: some seconds.
+pytestmark = pytest.mark.slow
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 

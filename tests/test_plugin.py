@@ -73,6 +73,7 @@ def test_an_environment_variable_switches_the_hook_off():
     assert run_python(code, LM_EVAL_EXL2_NO_HOOK="1").strip() == "False"
 
 
+@pytest.mark.slow
 def test_a_harness_with_plug_in_loading_is_left_to_its_entry_points():
     code = (
         "import lm_eval.api.registry as registry\n"
@@ -83,6 +84,7 @@ def test_a_harness_with_plug_in_loading_is_left_to_its_entry_points():
     assert run_python(code, LM_EVAL_EXL2_NO_HOOK="").strip() == "False"
 
 
+@pytest.mark.slow
 def test_importing_our_class_first_keeps_the_built_in_models():
     code = (
         "import lm_eval_exl2.lm\n"

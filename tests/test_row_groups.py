@@ -115,8 +115,10 @@ PROMPTS = st.lists(
     "options",
     [
         AttentionOptions(scaling=0.3, window=None, softcap=None),
-        AttentionOptions(scaling=0.3, window=7, softcap=None),
-        AttentionOptions(scaling=0.3, window=None, softcap=4.0),
+        pytest.param(AttentionOptions(scaling=0.3, window=7, softcap=None), marks=pytest.mark.slow),
+        pytest.param(
+            AttentionOptions(scaling=0.3, window=None, softcap=4.0), marks=pytest.mark.slow
+        ),
     ],
     ids=["tiles", "window", "softcap"],
 )

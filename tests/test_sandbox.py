@@ -187,7 +187,7 @@ def sandbox_at(level):
         return pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("level", ["landlock", "bubblewrap"])
+@pytest.mark.parametrize("level", ["landlock", pytest.param("bubblewrap", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("library", ["numpy", "scipy.stats", "sympy", "mpmath"])
 def test_libraries_can_be_imported_at_each_level(level, library):
     program = Program(

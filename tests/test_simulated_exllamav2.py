@@ -27,6 +27,9 @@ from test_architectures import load
 
 from lm_eval_exl2.checkpoint.format import decode
 
+# The simulation itself against exllamav2's own Python: some seconds.
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 0.02
 WRONG = 0.1
 
