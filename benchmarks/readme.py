@@ -252,6 +252,7 @@ PARTS = {
         "parity": parity_table,
         "gpu": gpu_table,
         "report": report_table,
+        "prompt bench": prompt_bench_table,
     },
     ROOT / "benchmarks" / "README.md": {
         "loglikelihood": loglikelihood_table,
