@@ -2,13 +2,15 @@
 
     python benchmarks/faults.py [--runs 10] [--fault NAME ...]
 
-Writes results/faults.json: `rows` of fault, runs, lost, duplicated, changed. A fault that is run
-again replaces its row. Exits 1 if anything was lost, duplicated or changed.
+Writes results/faults.json: `rows` of fault, runs, lost, duplicated, changed, with those of
+`resume.py` behind them. A fault that is run again replaces its row. Exits 1 if anything was lost,
+duplicated or changed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import sys
 from typing import Any
@@ -32,6 +34,17 @@ def measure(fault: str, where: Any, runs: int, seed: int) -> dict[str, Any]:
     return row
 
 
+def of_the_run() -> list[dict[str, Any]]:
+    """Return what `resume.py` has found: faults of the whole run and of its response cache."""
+    path = RESULTS / "resume.json"
+    if not path.exists():
+        return []
+    found: dict[str, Any] = json.loads(path.read_text())
+    where = {key: found[key] for key in ("date", "commit", "command")}
+    names = ("fault", "runs", "lost", "duplicated", "changed")
+    return [{name: row[name] for name in names} | where for row in found["rows"]]
+
+
 def main() -> None:
     """Run as a command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -52,7 +65,9 @@ def main() -> None:
         ]
         where.close()
     path = RESULTS / "faults.json"
-    write_result(path, pairs.joined(path, result, FAULTS, key="fault"))
+    document = pairs.joined(path, result, FAULTS, key="fault")
+    document["rows"] += of_the_run()
+    write_result(path, document)
     if any(row[name] for row in result["rows"] for name in ("lost", "duplicated", "changed")):
         sys.exit(1)
 
