@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import ray
 import torch
 from lm_eval.api.instance import Instance
+from lm_eval.api.model import CacheHook, hash_args
 
 from lm_eval_exl2.lm import Exl2LM
 from lm_eval_exl2.options import parse_options
 from lm_eval_exl2.replicas.limits import Limits
 from lm_eval_exl2.replicas.ray_replicas import RayReplica, RayReplicas
 from lm_eval_exl2.replicas.replicated import Replicated
+from lm_eval_exl2.response_cache import ResponseCache
 
 if TYPE_CHECKING:
     import random
@@ -85,17 +87,20 @@ FAULTS: dict[str, Callable[[int], None]] = {
 }
 
 
-class _Recorder:
-    """Stands in for the harness's response cache."""
-
-    dbdict = None
+class _Recorder(ResponseCache):
+    """A response cache without a file, which counts what it is asked to keep."""
 
     def __init__(self) -> None:
+        super().__init__(CacheHook(None), hash_args, dict)
         self.told: Counter[str] = Counter()
 
-    def add_partial(self, kind: str, arguments: Any, _answer: Any) -> None:
-        """Count an answer."""
-        self.told[f"{kind}{arguments!r}"] += 1
+    def keep_score(self, request: Any, answer: Any) -> None:
+        """Count a score."""
+        self.told[f"loglikelihood{request[0]!r}"] += 1
+
+    def keep_text(self, prompt: Any, arguments: Any, text: str) -> None:
+        """Count a text."""
+        self.told[f"generate_until{arguments!r}"] += 1
 
 
 class ReplicaFaults:
@@ -128,7 +133,7 @@ class ReplicaFaults:
             kind = random.choice(sorted(self._requests))
             restarts = self.computer.driver.dealer.restarts
             recorder = _Recorder()
-            self.lm.set_cache_hook(recorder)  # type: ignore[arg-type]
+            self.lm._cache = recorder
             delay_s = random.uniform(0.0, 0.8 * self._seconds[kind])
             timer = threading.Timer(delay_s, self._inject, (fault, random.randrange(2)))
             timer.start()
