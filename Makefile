@@ -31,7 +31,7 @@ test: $(VENV)/dev.stamp
 
 # Fresh virtual environments and thousands of cases: minutes, not seconds.
 slow: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m "slow and not gpu and not network"
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
