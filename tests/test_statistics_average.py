@@ -117,3 +117,23 @@ def test_an_empty_average_and_a_baseline_of_zero_are_refused():
         average_drop([])
     with pytest.raises(StatisticsError, match="above 0"):
         average_drop([PairedCounts(0, 0, 3, 5)])
+
+
+def test_the_relative_bounds_of_counts_solve_fiellers_equation_with_the_baselines_own_variance():
+    counts = PairedCounts(12, 5, 1, 12)
+    found = average_drop([counts])
+    z, n = stats.norm.isf(0.05), 30
+    baseline, drop = 17 / n, 4 / n
+    variance = z * z * baseline * (1 - baseline) / n
+    covariance = z * z * (5 / n - drop * baseline) / n
+    for end, bound in zip(found.absolute_bounds, found.relative_bounds, strict=True):
+        distance = end - drop
+        # (drop - r baseline)^2 = distance^2 - 2 r covariance + r^2 variance
+        roots = np.roots(
+            [
+                baseline**2 - variance,
+                -2 * (baseline * drop - covariance),
+                drop**2 - distance**2,
+            ]
+        )
+        assert bound == pytest.approx(max(roots) if distance > 0 else min(roots), rel=1e-9)
