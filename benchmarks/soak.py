@@ -52,8 +52,8 @@ def soak(engine: str, requests: int, calls: int) -> dict[str, Any]:
     """Answer all requests in several calls; return resident MiB after each."""
     lm = Exl2LM(pretrained="demo", device="cpu", disable_tqdm=True)
     if engine == "scripted":
-        engine = ScriptedEngine(vocab_size=lm.engine.info.vocab_size, max_length=512)
-        lm.computer = OneProcess(engine, lm.encoder, lm.options)
+        scripted = ScriptedEngine(vocab_size=lm.engine.info.vocab_size, max_length=512)
+        lm.computer = OneProcess(scripted, lm.encoder, lm.options)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         cached: Any = CachingLM(lm, str(Path(folder) / "cache_rank0.db"))
