@@ -5,7 +5,7 @@ from argparse import ArgumentParser
 
 import pytest
 from comparing import pattern
-from run_files import Task, rights, write_run
+from run_files import Task, choice, rights, write_run
 
 from lm_eval_exl2.compare import command
 from lm_eval_exl2.compare.statistics import unpaired_drop, unpaired_moments
@@ -130,6 +130,34 @@ def test_what_needs_samples_of_the_baseline_is_refused(tmp_path, capsys):
     assert _compare(capsys, "--baseline-scores", scores, run)[0] == 13
 
 
+def test_a_published_score_at_chance_has_no_relative_drop(tmp_path, capsys):
+    rows = [choice([-1.0, -2.0, -3.0, -4.0], 0, "acc_norm") for _ in range(20)]
+    run = write_run(tmp_path / "cand", [Task("arc_easy", rows)])
+    scores = _published(tmp_path, f"{HEADER}arc_easy,acc_norm,0.3,100,a card\n")
+    report = tmp_path / "report.json"
+    code, *_ = _compare(capsys, "--baseline-scores", scores, run, "--json", report)
+    (found,) = json.loads(report.read_text())["candidates"]
+    assert found["units"][0]["left_out"] == "the baseline's interval reaches chance (25%)"
+    assert (found["units"][0]["relative"], found["average"], code) == (None, None, 13)
+
+
+def test_clusters_widen_what_a_published_score_can_say(tmp_path, capsys):
+    rows = [
+        {"metrics": {"acc_norm": float(at < 300)}, "doc": {"passage": at // 10, "number": at}}
+        for at in range(500)
+    ]
+    run = write_run(tmp_path / "cand", [Task("arc_easy", rows)])
+    scores = _published(tmp_path, f"{HEADER}arc_easy,acc_norm,0.6,5000,a card\n")
+    report = tmp_path / "report.json"
+    _compare(capsys, "--baseline-scores", scores, run, "--json", report)
+    (unit,) = json.loads(report.read_text())["candidates"][0]["units"]
+    # 50 passages of 10 questions with the same answer each: 50 units (49 degrees of freedom).
+    of = 50 * 49 / 50 * 500 / 499
+    lower, upper = unpaired_drop(0.6, 10 * of, 0.6, of, 0.05)
+    assert unit["absolute"]["lower"] == pytest.approx(100 * lower)
+    assert unit["absolute"]["upper"] == pytest.approx(100 * upper)
+
+
 def test_the_whole_table_of_counts_is_not_needed_for_the_score(tmp_path, capsys):
     before, after = pattern(700, 100, 50, 150)
     base, cand = (
@@ -160,8 +188,9 @@ def test_a_mean_of_tasks_is_as_precise_as_its_smallest_task_allows(tmp_path, cap
     scores = _published(tmp_path, f"{HEADER}m,acc,0.8,1000000,a paper\n")
     _compare(capsys, "--baseline-scores", scores, run, "--json", report, "--quiet")
     (unit,) = json.loads(report.read_text())["candidates"][0]["units"]
-    # Two tasks of weight 1/2: the variance of n documents with 1/n = (1/10 + 1/1000) / 4.
+    # Two tasks of weight 1/2: the variance of n documents with 1/n = (1/10 + 1/1000) / 4. The
+    # published score is a mean of the same tasks, so as much is lost of its documents.
     documents = 4 / (1 / 10 + 1 / 1000)
-    lower, _ = unpaired_drop(0.8, 1e6, 0.75, documents, 0.05)
+    lower, _ = unpaired_drop(0.8, 1e6 * documents / 1010, 0.75, documents, 0.05)
     assert unit["rule"] == "macro"
     assert unit["absolute"]["lower"] == pytest.approx(100 * lower)

@@ -119,3 +119,21 @@ def test_a_candidate_without_samples_of_a_task_is_not_excused(tmp_path):
     assert found.scores_only == []
     assert "no samples beside" in found.not_compared["b"]
     assert found.verdict.state == "inconclusive"
+
+
+def test_what_all_documents_share_and_what_is_empty_makes_no_clusters(tmp_path):
+    def run(name, context):
+        lost = {3, 4, 5} if name == "cand" else set()
+        rows = [
+            {"metrics": {"acc": float(at not in lost)}, "doc": {"context": context, "n": at}}
+            for at in range(60)
+        ]
+        return write_run(tmp_path / f"{name}{context}", [Task("t", rows)], model=name)
+
+    for context in ("", None, "the same for all"):
+        folders = run("base", context), run("cand", context)
+        (unit,) = compare(*folders).candidates[0].units
+        assert unit.design_effect is None
+        assert unit.absolute.upper < 20
+    (asked,) = compare(*folders, cluster="context").candidates[0].units
+    assert asked.absolute.upper == pytest.approx(100)  # one cluster bounds nothing

@@ -48,7 +48,7 @@ def find_task(runs: Sequence[Run]) -> str:
     ]
     if len(found) != 1:
         names = ", ".join(found) or "none"
-        raise OptionError(f"tasks with written answers in every run: {names}; name one: --task")
+        raise OptionError(f"tasks with written answers in every run: {names}; name one: --tasks")
     return found[0]
 
 

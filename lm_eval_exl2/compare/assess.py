@@ -14,9 +14,9 @@ from scipy import stats
 
 from lm_eval_exl2.compare import statistics
 from lm_eval_exl2.compare.answers import Integers
-from lm_eval_exl2.compare.guards import chance_of, is_sampled, warnings_of
+from lm_eval_exl2.compare.guards import chance_of_unit, is_sampled, warnings_of
 from lm_eval_exl2.compare.policy import Profile
-from lm_eval_exl2.compare.results import Part, UnitResult
+from lm_eval_exl2.compare.results import Interval, Part, UnitResult
 from lm_eval_exl2.compare.runs import TaskRun
 from lm_eval_exl2.compare.scores import (
     BINARY,
@@ -65,7 +65,11 @@ def assess(
         accept_limited: Whether runs with --limit count as evidence.
     """
     kind, found = kind_of(parts), compare_scores(unit, parts, clusters)
-    chance = _chance(parts) if kind == BINARY else None
+    chance = None
+    if kind == BINARY:
+        chance = chance_of_unit(
+            [(part.baseline_samples.choices, len(part.at_baseline)) for part in parts]
+        )
     first = parts[0]
     full = [task.documents for task in (*(part.task for part in parts), *missing)]
     lacking = sum(int(task.results.get("sample_len") or 0) for task in missing)
@@ -94,7 +98,7 @@ def assess(
         beside=_beside(unit, first),
         parts=_parts(kind, parts) if len(parts) > 1 and unit.higher_is_better else [],
         left_out=left_out,
-        not_settled=_not_settled(parts, accept_limited=accept_limited),
+        not_settled=why_not_settled(_tasks(parts), accept_limited=accept_limited),
         never_supported=_never_supported(unit, parts, found, missing),
         design_effect=found.design_effect,
         warnings=_warnings(unit, parts, found),
@@ -179,14 +183,6 @@ def _beside(unit: Unit, part: Stratum) -> tuple[str, float, float] | None:
     return unit.primary.beside, float(before), float(after)
 
 
-def _chance(parts: Sequence[Stratum]) -> float | None:
-    found = [(chance_of(part.baseline_samples.choices), len(part.at_baseline)) for part in parts]
-    known = [(chance, size) for chance, size in found if chance is not None]
-    if len(known) < len(parts):
-        return None
-    return sum(chance * size for chance, size in known) / max(sum(size for _, size in known), 1)
-
-
 def _left_out(
     unit: Unit, kind: str, found: Scores, parts: Sequence[Stratum], chance: float | None
 ) -> str:
@@ -198,16 +194,21 @@ def _left_out(
         return "lower is better"
     if not all(are_shares(part.baseline, part.candidate) for part in parts):
         return "its values are not between 0 and 1"
-    low = found.baseline.lower
-    if chance is not None and low is not None and low <= chance:
+    return why_too_low(found.baseline, chance)
+
+
+def why_too_low(baseline: Interval, chance: float | None) -> str:
+    """Why no share of a baseline's score means anything; empty if it does."""
+    if chance is not None and baseline.lower is not None and baseline.lower <= chance:
         return f"the baseline's interval reaches chance ({chance:.0%})"
-    if found.baseline.estimate < LOWEST_BASELINE:
+    if baseline.estimate < LOWEST_BASELINE:
         return f"the baseline's score is below {LOWEST_BASELINE:.0%}"
     return ""
 
 
-def _not_settled(parts: Sequence[Stratum], *, accept_limited: bool) -> str:
-    if any(task.limited for task in _tasks(parts)) and not accept_limited:
+def why_not_settled(tasks: Sequence[TaskRun], *, accept_limited: bool) -> str:
+    """Why runs are no evidence, whatever their numbers are; empty if they are."""
+    if any(task.limited for task in tasks) and not accept_limited:
         return "--limit takes the first documents, not a random sample"
     return ""
 

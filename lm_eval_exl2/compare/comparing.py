@@ -203,6 +203,9 @@ def _compare(
 def _clusters(parts: Sequence[Stratum], chosen: str | None) -> Integers | None:
     """What each compared document belongs to; None where each stands for itself.
 
+    A usual field in which all documents of a task are the same tells none of them apart: it is
+    taken for clusters only if it was asked for.
+
     Raises:
         ComparisonError: Documents lack the field that was asked for.
     """
@@ -213,7 +216,9 @@ def _clusters(parts: Sequence[Stratum], chosen: str | None) -> Integers | None:
             raise ComparisonError(
                 f"{part.task.name}: no field {chosen!r} in {_fields(part)}; name one, or none"
             )
-        found.append(samples.clusters[part.at_baseline])
+        digests = samples.clusters[part.at_baseline]
+        is_constant = len(digests) > 1 and len(np.unique(digests)) == 1
+        found.append(np.arange(len(digests)) if is_constant and chosen is None else digests)
     each_alone = all(len(np.unique(digests)) == len(digests) for digests in found)
     return None if each_alone else np.concatenate(found)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,20 @@ from lm_eval_exl2.compare.answers import Choices, Integers
 from lm_eval_exl2.compare.samples import FilterSamples
 
 
-def chance_of(choices: Choices | None) -> float | None:
-    """What guessing reaches on average; None where answers are not chosen."""
-    return None if choices is None else float(np.mean(1 / choices.choices))
+def chance_of_unit(tasks: Sequence[tuple[Choices | None, int]]) -> float | None:
+    """What guessing reaches on average; None where the answers of any task are not chosen.
+
+    Args:
+        tasks: Choices of each and how many of its documents count.
+    """
+    known = [
+        (float(np.mean(1 / choices.choices)), size)
+        for choices, size in tasks
+        if choices is not None
+    ]
+    if len(known) < len(tasks):
+        return None
+    return sum(chance * size for chance, size in known) / max(sum(size for _, size in known), 1)
 
 
 def warnings_of(samples: FilterSamples, places: Integers, score: float) -> list[str]:

@@ -158,7 +158,9 @@ def _add_cluster(into: _Columns, doc: Any, fields: Sequence[str]) -> None:
     named = cast("dict[str, Any]", doc) if isinstance(doc, dict) else {}
     found = next((name for name in fields if name in named), "")
     into.cluster_field = into.cluster_field or found
-    into.clusters.append(digest(str(named[found])) if found else into.docs[-1])
+    shared = str(named[found]) if found and named[found] is not None else ""
+    # What is empty is not shared.
+    into.clusters.append(digest(shared) if shared.strip() else into.docs[-1])
 
 
 _NAN = float("nan")

@@ -18,15 +18,8 @@ def score_only(unit: Unit, baseline: Run, candidate: Run, reason: str) -> ScoreO
     if not (isinstance(before, int | float) and isinstance(after, int | float)):
         return None
     published = published_errors().get(unit.name)
-    known = published is not None and published.metric == unit.primary.metric
-    return ScoreOnly(
-        unit.name,
-        unit.primary.metric,
-        float(before),
-        float(after),
-        published.error if published and known else None,
-        reason,
-    )
+    error = published.error if published and published.metric == unit.primary.metric else None
+    return ScoreOnly(unit.name, unit.primary.metric, float(before), float(after), error, reason)
 
 
 def _results(unit: Unit, run: Run) -> dict[str, object]:
