@@ -178,7 +178,7 @@ def test_what_a_killed_run_left_is_reported_and_marked(tmp_path, capsys):
     killed_journal(path)
     words = ["bench", "--from_requests", str(path), "--json", str(tmp_path / "left.json")]
     assert main(words) == 0
-    assert "**killed**: what follows is what was finished until then" in capsys.readouterr().out
+    assert "killed: what follows is what was finished until then" in capsys.readouterr().out
     left = json.loads((tmp_path / "left.json").read_text())
     (part,) = left["checkpoints"][0]["scenarios"]
     assert (left["outcome"], part["outcome"]) == ("killed", "killed")

@@ -180,8 +180,9 @@ def run(arguments: argparse.Namespace) -> int:
         Exl2EvalError: in one line, what was found, what was expected and what to do.
     """
     from lm_eval_exl2.bench.page import to_html
-    from lm_eval_exl2.bench.report import to_markdown, to_text
+    from lm_eval_exl2.bench.report import sections, to_markdown
     from lm_eval_exl2.compare.render.from_json import read_comparison
+    from lm_eval_exl2.compare.render.terminal import print_sections
 
     for name in ("json", "markdown", "html"):
         path: Path | None = getattr(arguments, name)
@@ -189,7 +190,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise OptionError(f"--{name} {path}: there is no such folder; create it first")
     comparison = None if arguments.compare is None else read_comparison(arguments.compare)
     document = _document(arguments)
-    print("\n".join(to_text(document)))  # noqa: T201 - the command's output
+    print_sections(sections(document))
     if arguments.json is not None:
         write_whole(arguments.json, json.dumps(document, indent=1, allow_nan=False) + "\n")
     if arguments.markdown is not None:

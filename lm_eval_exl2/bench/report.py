@@ -1,4 +1,4 @@
-"""The document of a run -> tables, for a terminal or as Markdown.
+"""The document of a run -> sections, in the blocks that `compare` renders, too.
 
 Milliseconds in tables, seconds in the document. Nothing is computed here.
 """
@@ -6,9 +6,11 @@ Milliseconds in tables, seconds in the document. Nothing is computed here.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from lm_eval_exl2.bench.summary import PERCENTILES, needed
+from lm_eval_exl2.compare.render.blocks import Bullets, Section, Table
+from lm_eval_exl2.compare.render.markdown import write_section
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -19,57 +21,38 @@ _NONE: Final = "-"
 _NOT_ENOUGH: Final = "not enough queries"
 
 
-class Table(NamedTuple):
-    """A titled table of text, with lines that explain it."""
-
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    notes: Sequence[str] = ()
-    is_numeric: bool = True
-    """Whether all columns but the first are numbers."""
-
-
 def to_markdown(document: Json) -> str:
     """Return the report as Markdown."""
-    lines = ["# Speed and latency", "", *head(document), ""]
-    for table in tables(document):
-        lines += [f"## {table.title}", ""]
-        lines.append(f"| {' | '.join(table.header)} |")
-        dashes = " ---: |" if table.is_numeric else " --- |"
-        lines.append("| --- |" + dashes * (len(table.header) - 1))
-        lines += [f"| {' | '.join(row)} |" for row in table.rows]
-        lines += ["", *(f"- {note}" for note in table.notes), ""]
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n\n".join(["# Speed and latency", *map(write_section, sections(document))]) + "\n"
 
 
-def to_text(document: Json) -> Iterator[str]:
-    """Yield the lines of the report for a terminal."""
-    yield from head(document)
-    for table in tables(document):
-        yield from ("", table.title)
-        lines = [table.header, *table.rows]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        for line in lines:
-            cells = [
-                cell.rjust(width) if table.is_numeric and place else cell.ljust(width)
-                for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ]
-            yield "  ".join(cells).rstrip()
-        yield from (f"  {note}" for note in table.notes)
-
-
-def tables(document: Json) -> Iterator[Table]:
-    """Yield the tables that have rows."""
+def sections(document: Json) -> list[Section]:
+    """Return the parts that have something to say."""
     found = [
+        Section("Run", [Bullets(list(_head(document)))]) if list(_head(document)) else None,
         *(_prompt_bench(document), _load(document), _latencies(document)),
         *(_costs(document), _roofs(document), _checks(document)),
     ]
-    yield from (table for table in found if table.rows)
+    return [section for section in found if section is not None]
 
 
-def head(document: Json) -> Iterator[str]:
-    """Yield what stands before the tables: prompts, what was left out, how the run ended."""
+def _section(
+    title: str,
+    header: Sequence[str],
+    rows: list[list[str]],
+    notes: Sequence[str] = (),
+    *,
+    words_in: int = 1,
+) -> Section | None:
+    """A table with what explains it; the first columns, up to `words_in`, hold words."""
+    if not rows:
+        return None
+    table = Table(list(header), rows, left=tuple(range(words_in)))
+    return Section(title, [table, Bullets(list(notes))] if notes else [table])
+
+
+def _head(document: Json) -> Iterator[str]:
+    """Yield prompts, what was left out, and how the run ended."""
     for entry in document["checkpoints"]:
         if prompts := entry.get("prompts"):
             yield f"{name_of(entry)}: {prompts['count']} prompts from {prompts['source']}"
@@ -82,10 +65,10 @@ def head(document: Json) -> Iterator[str]:
             if penalties := entry["facts"].get("penalties_left_out"):
                 yield f"not applied here, but by the harness: {penalties}"
     if document["outcome"] != "complete":
-        yield f"**{document['outcome']}**: what follows is what was finished until then"
+        yield f"{document['outcome']}: what follows is what was finished until then"
 
 
-def _prompt_bench(document: Json) -> Table:
+def _prompt_bench(document: Json) -> Section | None:
     rows: list[list[str]] = []
     for entry in document["checkpoints"]:
         for bench in entry["prompt_bench"]:
@@ -108,7 +91,7 @@ def _prompt_bench(document: Json) -> Table:
             )
     header = ("checkpoint", "ends by", "decode tokens/s", "prefill tokens/s", "TTFT ms", "TPOT ms")
     header += ("tokens", "memory MiB", "card memory MiB", "CPUs busy", "card busy %", "energy J")
-    return Table(
+    return _section(
         "Prompt bench: median ± deviation over repetitions",
         header,
         rows,
@@ -120,7 +103,7 @@ def _prompt_bench(document: Json) -> Table:
     )
 
 
-def _load(document: Json) -> Table:
+def _load(document: Json) -> Section | None:
     rows: list[list[str]] = []
     notes: dict[str, None] = {}
     for entry, run in runs_of(document):
@@ -145,10 +128,10 @@ def _load(document: Json) -> Table:
             notes[f"{run['style']['name']}: {reason}"] = None
     header = ("scenario", "outcome", "LoadGen", "finished", "requests/s", "tokens/s, system")
     header += ("tokens/s, user", "p99 TTFT in limit", "p99 TPOT in limit", "style")
-    return Table("Scenarios", header, rows, list(notes))
+    return _section("Scenarios", header, rows, list(notes))
 
 
-def _latencies(document: Json) -> Table:
+def _latencies(document: Json) -> Section | None:
     rows: list[list[str]] = []
     for entry, run in runs_of(document):
         for name, key in _LATENCIES.items():
@@ -161,7 +144,7 @@ def _latencies(document: Json) -> Table:
             counts = [str(found["count"]), str(found["undefined"])]
             rows.append([title_of(entry, run), name, *counts, mean, *shown])
     limits = ", ".join(f"{name} {needed(name)}" for name in PERCENTILES)
-    return Table(
+    return _section(
         "Latencies, ms",
         ("scenario", "latency", "values", "undefined", "mean", *PERCENTILES),
         rows,
@@ -177,7 +160,7 @@ _LATENCIES: Final = {
 }
 
 
-def _checks(document: Json) -> Table:
+def _checks(document: Json) -> Section | None:
     rows: list[list[str]] = []
     for entry in document["checkpoints"]:
         if check := entry.get("configuration"):
@@ -192,10 +175,10 @@ def _checks(document: Json) -> Table:
             said += f"; not {', '.join(differing)}" if differing else ""
             state = "differ" if differing else "passed"
             rows.append([title_of(entry, run), "own figures are LoadGen's", state, said])
-    return Table("Checks", ("run", "check", "state", "found"), rows, is_numeric=False)
+    return _section("Checks", ("run", "check", "state", "found"), rows, words_in=4)
 
 
-def _costs(document: Json) -> Table:
+def _costs(document: Json) -> Section | None:
     rows: list[list[str]] = []
     for entry in document["checkpoints"]:
         parts = [(f"{name_of(entry)}, {each['ending']}", each) for each in entry["prompt_bench"]]
@@ -204,7 +187,7 @@ def _costs(document: Json) -> Table:
             if cost := part.get("cost"):
                 kinds = ("output_per_million", "total_per_million", "evaluation")
                 rows.append([title, *(_number(cost[kind]) for kind in kinds)])
-    return Table(
+    return _section(
         "Cost, in the currency of --price_per_hour",
         (
             "run",
@@ -217,7 +200,7 @@ def _costs(document: Json) -> Table:
     )
 
 
-def _roofs(document: Json) -> Table:
+def _roofs(document: Json) -> Section | None:
     rows: list[list[str]] = []
     notes: dict[str, None] = {}
     for entry in document["checkpoints"]:
@@ -239,7 +222,7 @@ def _roofs(document: Json) -> Table:
                     f"products in {', '.join(products)}; weights counted {found['weights']}"
                 ] = None
     header = ("run", "bound", "best tokens/s", "reached", "of bandwidth", "of compute")
-    return Table("Roofline", header, rows, list(notes))
+    return _section("Roofline", header, rows, list(notes))
 
 
 def _check(check: Json) -> list[str]:

@@ -32,7 +32,7 @@ def to_markdown(comparison: Comparison) -> str:
     """The whole report; its first three lines say: worse or not, by how much, how sure."""
     found = report.build(comparison)
     sections = [*found.overview, *found.details, found.method]
-    return "\n\n".join([_lines(found.lines), *map(_section, sections)]) + "\n"
+    return "\n\n".join([_lines(found.lines), *map(write_section, sections)]) + "\n"
 
 
 def step_summary(comparison: Comparison) -> str:
@@ -64,7 +64,8 @@ def _lines(lines: list[str]) -> str:
     return "\n".join(f"- **{question}** {escape(line)}" for question, line in pairs)
 
 
-def _section(section: Section) -> str:
+def write_section(section: Section) -> str:
+    """A heading and its blocks."""
     heading = f"{'#' * section.level} {_line(section.title)}"
     return "\n\n".join([heading, *map(_block, section.blocks)])
 

@@ -14,8 +14,24 @@ from lm_eval_exl2.compare.results import Comparison
 
 def to_html(comparison: Comparison) -> str:
     """Write the page."""
+    found = report.build(comparison)
+    return template("page.html").render(
+        comparison=comparison,
+        report=found,
+        lines=list(zip(QUESTIONS, found.lines, strict=True)),
+        figures=plots.figures(comparison),
+    )
+
+
+def template(name: str, *folders: Path) -> jinja2.Template:
+    """A page that may use the blocks and the style that are here.
+
+    Args:
+        name: Of the file.
+        folders: Where it is, unless it is here.
+    """
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -23,15 +39,7 @@ def to_html(comparison: Comparison) -> str:
         keep_trailing_newline=True,
         finalize=_clean,
     )
-    found = report.build(comparison)
-    return environment.get_template("page.html").render(
-        comparison=comparison,
-        report=found,
-        lines=list(zip(QUESTIONS, found.lines, strict=True)),
-        figures=plots.figures(comparison),
-        kind=_kind,
-        state_class=_state_class,
-    )
+    return environment.get_template(name, globals={"kind": _kind, "state_class": _state_class})
 
 
 def _clean(value: object) -> object:

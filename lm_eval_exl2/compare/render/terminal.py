@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from lm_eval_exl2.compare import policy
@@ -16,7 +17,7 @@ from lm_eval_exl2.compare.render.blocks import (
     Table,
     Text,
 )
-from lm_eval_exl2.compare.render.markdown import to_markdown
+from lm_eval_exl2.compare.render.markdown import to_markdown, write_section
 from lm_eval_exl2.compare.render.words import ABSENT, visible
 from lm_eval_exl2.compare.results import Comparison
 
@@ -43,18 +44,36 @@ def print_report(
         file: Where to; standard output if it is not given.
         width: Columns; those of the terminal if it is not given.
     """
-    out = sys.stdout if file is None else file
-    try:
-        from rich.console import Console
-    except ImportError:
-        out.write(to_markdown(comparison))
+    console = _console(file, width)
+    if console is None:
+        (file or sys.stdout).write(to_markdown(comparison))
         return
-    console = Console(file=out, width=width, highlight=False, markup=False, emoji=False)
     found = report.build(comparison)
     for question, line in zip(QUESTIONS, found.lines, strict=True):
         _print(console, f"{question} ", line)
     for section in [*found.overview, *found.details, found.method]:
         _section(console, section)
+
+
+def print_sections(
+    sections: Sequence[Section], file: TextIO | None = None, *, width: int | None = None
+) -> None:
+    """Print sections of any report; without rich their Markdown. Arguments as above."""
+    console = _console(file, width)
+    if console is None:
+        (file or sys.stdout).write("\n\n".join(map(write_section, sections)) + "\n")
+        return
+    for section in sections:
+        _section(console, section)
+
+
+def _console(file: TextIO | None, width: int | None) -> Console | None:
+    """None where rich is not installed."""
+    try:
+        from rich.console import Console
+    except ImportError:
+        return None
+    return Console(file=file, width=width, highlight=False, markup=False, emoji=False)
 
 
 def _print(console: Console, strong: str, text: str, *, style: str = "") -> None:
