@@ -6,15 +6,20 @@ The adapter asks a `Computer` and need not know which. This module has the one t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lm_eval_exl2 import generation, scoring
+from lm_eval_exl2.engines.select import open_engine
+from lm_eval_exl2.errors import OptionError
 from lm_eval_exl2.plan import Budget
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from lm_eval_exl2.checkpoint import Checkpoint
+    from lm_eval_exl2.checkpoint.locate import Location
     from lm_eval_exl2.encode import Encoder
     from lm_eval_exl2.engines.base import Engine
     from lm_eval_exl2.generation import Continuation, Ending, Prompt
@@ -110,3 +115,58 @@ class OneProcess:
     def facts(self) -> dict[str, Any]:
         """See `Computer.facts`."""
         return {}
+
+
+def open_computer(
+    options: Options,
+    checkpoint: Checkpoint,
+    encoder: Encoder,
+    location: Location,
+    digest: Callable[[], str],
+) -> Computer:
+    """Load the model here, or have `data_parallel_size` replicas do so.
+
+    Args:
+        options: Of the run.
+        checkpoint: Opened.
+        encoder: Its tokenizer's.
+        location: Where the checkpoint is here.
+        digest: Of the checkpoint; read only where replicas must have the same one.
+
+    Raises:
+        Exl2EvalError: in one line, why the model cannot be loaded.
+    """
+    if options.data_parallel_size == 1:
+        return OneProcess(open_engine(checkpoint, options), encoder, options)
+    from lm_eval_exl2.replicas.replicated import open_replicas
+
+    return open_replicas(
+        options, location, digest(), describe=lambda request: describe_request(request, encoder)
+    )
+
+
+def describe_request(request: ScoreRequest | Prompt, encoder: Encoder) -> str:
+    """Show a request to a reader: its number, its length and its end."""
+    if isinstance(request, generation.Prompt):
+        ids = request.token_ids
+    else:
+        ids = [*request.context_ids, *request.target_ids]
+    text = encoder.decode(ids[-16:])
+    return f"request {request.index}, {len(ids)} tokens ending in {text!r}"
+
+
+def refuse_several_processes() -> None:
+    """Refuse to do the same work in every process of `accelerate launch` or `torchrun`.
+
+    The harness draws other few-shot examples on every rank, so splitting documents over ranks
+    would also change scores.
+
+    Raises:
+        OptionError: a launcher has started several processes.
+    """
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes not in ("", "0", "1"):
+        raise OptionError(
+            f"started by a launcher with {processes} processes, but exl2 runs in one; start "
+            f"lm_eval without the launcher and give data_parallel_size={processes}"
+        )

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections import Counter
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -26,10 +25,9 @@ from lm_eval.models.utils import configure_pad_token, postprocess_generated_text
 from lm_eval_exl2 import chat, generation
 from lm_eval_exl2.checkpoint import Checkpoint
 from lm_eval_exl2.checkpoint.locate import locate
-from lm_eval_exl2.computing import OneProcess
+from lm_eval_exl2.computing import OneProcess, open_computer, refuse_several_processes
 from lm_eval_exl2.encode import Encoder, load_tokenizer
-from lm_eval_exl2.engines.select import open_engine
-from lm_eval_exl2.errors import OptionError, RequestError
+from lm_eval_exl2.errors import RequestError
 from lm_eval_exl2.fitting import check_ids, fit_window
 from lm_eval_exl2.options import parse_options
 from lm_eval_exl2.progress import Progress
@@ -47,11 +45,9 @@ if TYPE_CHECKING:
 
     from lm_eval.api.instance import Instance
 
-    from lm_eval_exl2.computing import Computer
     from lm_eval_exl2.encode import Encoded
     from lm_eval_exl2.engines.base import Engine
     from lm_eval_exl2.generation import Prompt
-    from lm_eval_exl2.records import ScoreRequest
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +75,7 @@ class Exl2LM(TemplateLM):
         if pretrained is not None:
             model_args["pretrained"] = pretrained
         self.options = options = parse_options(model_args)
-        _refuse_several_processes()
+        refuse_several_processes()
         self._location = locate(
             options.pretrained, revision=options.revision, subfolder=options.subfolder
         )
@@ -90,7 +86,9 @@ class Exl2LM(TemplateLM):
             add_bos_token=options.add_bos_token,
             prefix_token_id=options.prefix_token_id,
         )
-        self.computer = self._open_computer()
+        self.computer = open_computer(
+            options, self.checkpoint, self.encoder, self._location, lambda: self._digest
+        )
         info = self.computer.info
         self._device = info.device
         self._window = resolve_window(options, info)
@@ -109,25 +107,6 @@ class Exl2LM(TemplateLM):
             info.device,
             info.dtype,
             self._window,
-        )
-
-    def _open_computer(self) -> Computer:
-        if self.options.data_parallel_size == 1:
-            engine = open_engine(self.checkpoint, self.options)
-            return OneProcess(engine, self.encoder, self.options)
-        from lm_eval_exl2.replicas.replicated import open_replicas
-
-        return open_replicas(
-            self.options, self._location, self._digest, describe=self._describe_request
-        )
-
-    def _describe_request(self, request: ScoreRequest | generation.Prompt) -> str:
-        if isinstance(request, generation.Prompt):
-            ids = request.token_ids
-        else:
-            ids = [*request.context_ids, *request.target_ids]
-        return (
-            f"request {request.index}, {len(ids)} tokens ending in {self.tok_decode(ids[-16:])!r}"
         )
 
     @property
@@ -374,17 +353,3 @@ class Exl2LM(TemplateLM):
     def _progress(self, total: int, kind: str, disable_tqdm: bool) -> Progress:
         quiet = self._quiet(disable_tqdm)
         return Progress(total, kind, self.computer, self._cache, quiet=quiet)
-
-
-def _refuse_several_processes() -> None:
-    """Refuse to do the same work in every process of `accelerate launch` or `torchrun`.
-
-    The harness draws other few-shot examples on every rank, so splitting documents over ranks
-    would also change scores.
-    """
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes not in ("", "0", "1"):
-        raise OptionError(
-            f"started by a launcher with {processes} processes, but exl2 runs in one; start "
-            f"lm_eval without the launcher and give data_parallel_size={processes}"
-        )

@@ -46,9 +46,7 @@ def opened(replicas, **more):
         return Exl2LM("demo", device="cpu", data_parallel_size=replicas, **more)
     lm = Exl2LM("demo", device="cpu", **more)
     options = parse_options({"pretrained": "demo", "device": "cpu"})
-    lm.computer = Replicated(
-        RayReplicas(options, lm._digest), 1, describe=lm._describe_request, limits=Limits()
-    )
+    lm.computer = Replicated(RayReplicas(options, lm._digest), 1, describe=str, limits=Limits())
     return lm
 
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 from lm_eval_exl2.bench.summary import PERCENTILES, needed
 from lm_eval_exl2.compare.render.blocks import Bullets, Section, Table
 from lm_eval_exl2.compare.render.markdown import write_section
+from lm_eval_exl2.compare.render.words import ABSENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     Json = Mapping[str, Any]
 
-_NONE: Final = "-"
 _NOT_ENOUGH: Final = "not enough queries"
 
 
@@ -255,18 +255,18 @@ def load_of(run: Json) -> str:
 
 def _median(figures: Json, name: str, scale: float = 1.0) -> str:
     if name not in figures:
-        return _NONE
+        return ABSENT
     median, deviation = (figures[name][part] * scale for part in ("median", "deviation"))
     return f"{_number(median)} ± {_number(deviation)}"
 
 
 def _number(value: float | None) -> str:
     if value is None:
-        return _NONE
+        return ABSENT
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _limit(verdict: Json | None) -> str:
     if verdict is None:
-        return _NONE
+        return ABSENT
     return f"{verdict['state']} ({verdict['over']} of {verdict['queries']} over)"

@@ -95,8 +95,7 @@ class Dealer:
         """Know so many replicas, none of them started."""
         self.totals = Totals()
         self.set_aside: list[SetAside] = []
-        self.restarts = 0
-        self.last_failure = ""
+        self.restarts, self.last_failure = 0, ""
         self._limits = limits
         self._members = [_Member() for _ in range(replicas)]
         self._queue: list[tuple[int, int, _Job]] = []  # a heap: the largest first, then in order
